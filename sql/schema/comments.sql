@@ -1,0 +1,267 @@
+-- A comment on every object and column. Words are those of the README; an index names the statement it serves.
+
+COMMENT ON SCHEMA pgq IS 'pgq: a job queue with handlers that run in the database. All of it lives in this schema.';
+
+-- Live jobs.
+COMMENT ON TABLE pgq.job IS 'Live jobs: ready, scheduled or leased. A job that a function handler runs is a row whose removal has not committed yet. Jobs of a (queue, task) pair are run only by a handler registered for exactly that pair, or claimed by an outside worker. Use the functions, not DML. The row is the type that claim returns and that handlers may take.';
+COMMENT ON COLUMN pgq.job.id IS 'Number of the job in this database; kept through retries and by the finished job.';
+COMMENT ON COLUMN pgq.job.queue IS 'Queue of the job. A queue needs no creation.';
+COMMENT ON COLUMN pgq.job.task IS 'Task: a kind of job inside the queue. NULL: none; only a handler registered without a task runs it.';
+COMMENT ON COLUMN pgq.job.args IS 'What the handler gets: any JSON value.';
+COMMENT ON COLUMN pgq.job.priority IS 'Larger is claimed first, inside one queue; among equals the smaller id.';
+COMMENT ON COLUMN pgq.job.execute_at IS 'Ready: since when it may run. Scheduled: when it is due. Leased: end of its lease; infinity: an executor of this server runs it, as a procedure, and the lease does not end by time.';
+COMMENT ON COLUMN pgq.job.created_at IS 'When it was put.';
+COMMENT ON COLUMN pgq.job.state IS 'ready: may be claimed. scheduled: waits for execute_at, put so or after a failure. leased: claimed until execute_at.';
+COMMENT ON COLUMN pgq.job.attempt IS 'Attempts made or under way so far: 0 until the first. In the row that claim returns or a handler takes: the number of the attempt being made now. (id, attempt) names one claim for ever.';
+COMMENT ON COLUMN pgq.job.failures IS 'Failures counted against max_attempts, recorded by an executor or by pgq.fail. Not counted: a release, and, up to a bound, a serialization failure, a deadlock or a lock that was not available.';
+COMMENT ON COLUMN pgq.job.max_attempts IS 'Failures at which the job is dead, as put. NULL: the first given of the handler, the queue and the setting pgq.max_attempts.';
+COMMENT ON COLUMN pgq.job.key IS 'At most one ready or scheduled job of a queue has a key. A job that runs or is leased no longer holds its key.';
+COMMENT ON COLUMN pgq.job.crashes IS 'Crashes of the server counted against the job.';
+COMMENT ON COLUMN pgq.job.error IS 'Last failure: an object with the keys sqlstate, message, detail, hint and context, as far as known. NULL: none yet.';
+COMMENT ON CONSTRAINT job_pkey ON pgq.job IS 'One row for each id.';
+COMMENT ON CONSTRAINT job_state_check ON pgq.job IS 'The states of a live job.';
+COMMENT ON CONSTRAINT job_attempt_check ON pgq.job IS 'Counts are not negative, and there are no more failures than attempts.';
+COMMENT ON CONSTRAINT job_max_attempts_check ON pgq.job IS 'At least one attempt.';
+COMMENT ON INDEX pgq.job_pkey IS 'Serves every statement about one job: complete, fail, extend, release, cancel, run, wait, waiting.';
+COMMENT ON INDEX pgq.job_ready_idx IS 'Serves the claim: ready jobs of a queue, in the order they are handed out.';
+COMMENT ON INDEX pgq.job_due_idx IS 'Serves the scheduler: promotion of due jobs and end of leases, earliest first.';
+COMMENT ON INDEX pgq.job_key_idx IS 'Serves the keyed put: is there a ready or scheduled job with this key?';
+COMMENT ON SEQUENCE pgq.job_id_seq IS 'Ids of jobs. A put that rolled back leaves a gap.';
+
+-- Finished jobs.
+COMMENT ON TABLE pgq.finished_job IS 'Finished jobs that are kept: dead and cancelled ones, and done ones where their queue keeps them. Pruned by age: see keep_done and keep_dead.';
+COMMENT ON COLUMN pgq.finished_job.id IS 'Id it had as a live job.';
+COMMENT ON COLUMN pgq.finished_job.queue IS 'Queue of the job.';
+COMMENT ON COLUMN pgq.finished_job.task IS 'Task of the job; NULL: none.';
+COMMENT ON COLUMN pgq.finished_job.args IS 'What the handler got.';
+COMMENT ON COLUMN pgq.finished_job.priority IS 'Priority it had, and has again after a retry or redrive.';
+COMMENT ON COLUMN pgq.finished_job.created_at IS 'When it was put.';
+COMMENT ON COLUMN pgq.finished_job.attempt IS 'Number of its last attempt; goes on growing after a retry or redrive.';
+COMMENT ON COLUMN pgq.finished_job.failures IS 'Failures counted; 0 again after a retry or redrive.';
+COMMENT ON COLUMN pgq.finished_job.max_attempts IS 'Failures at which it is dead, as put; NULL: left to the handler, the queue and the setting.';
+COMMENT ON COLUMN pgq.finished_job.key IS 'Key it was put with, or NULL. Finished jobs hold no key: another job may have it.';
+COMMENT ON COLUMN pgq.finished_job.crashes IS 'Crashes of the server counted against the job.';
+COMMENT ON COLUMN pgq.finished_job.outcome IS 'done: it succeeded. dead: it failed too often, or for good. cancelled: somebody cancelled it.';
+COMMENT ON COLUMN pgq.finished_job.result IS 'Done jobs: what the handler returned, or what complete was given; else NULL.';
+COMMENT ON COLUMN pgq.finished_job.error IS 'Last failure: an object with the keys sqlstate, message, detail, hint and context, as far as known. NULL: it never failed.';
+COMMENT ON COLUMN pgq.finished_job.finished_at IS 'When it became done, dead or cancelled; keep_done and keep_dead count from here.';
+COMMENT ON CONSTRAINT finished_job_pkey ON pgq.finished_job IS 'One row for each id.';
+COMMENT ON CONSTRAINT finished_job_outcome_check ON pgq.finished_job IS 'The outcomes of a finished job.';
+COMMENT ON INDEX pgq.finished_job_pkey IS 'Serves retry and wait: a finished job by its id.';
+COMMENT ON INDEX pgq.finished_job_queue_idx IS 'Serves redrive, purge, pruning and stats: finished jobs of a queue by outcome, oldest first.';
+
+-- Settings of queues.
+COMMENT ON TABLE pgq.queue_setting IS 'Settings of queues: only queues that were configured or paused have a row.';
+COMMENT ON COLUMN pgq.queue_setting.queue IS 'Queue that the settings are for.';
+COMMENT ON COLUMN pgq.queue_setting.max_attempts IS 'Failures at which a job of the queue is dead, unless the job or its handler says otherwise. NULL: the setting pgq.max_attempts.';
+COMMENT ON COLUMN pgq.queue_setting.backoff IS 'Wait after the first failure; doubles with each, give or take a tenth. NULL: the setting pgq.backoff.';
+COMMENT ON COLUMN pgq.queue_setting.max_backoff IS 'Longest wait between two attempts. NULL: the setting pgq.max_backoff.';
+COMMENT ON COLUMN pgq.queue_setting.keep_done IS 'How long done jobs are kept; 0: not at all. NULL: the setting pgq.keep_done.';
+COMMENT ON COLUMN pgq.queue_setting.keep_dead IS 'How long dead and cancelled jobs are kept. NULL: the setting pgq.keep_dead.';
+COMMENT ON COLUMN pgq.queue_setting.notify IS 'Is NOTIFY sent on channel pgq_<queue> when jobs become ready? NULL: yes, unless the queue has a handler.';
+COMMENT ON COLUMN pgq.queue_setting.paused IS 'Paused by a person: puts go on, running jobs finish, nothing is claimed.';
+COMMENT ON CONSTRAINT queue_setting_pkey ON pgq.queue_setting IS 'One row for each queue.';
+COMMENT ON CONSTRAINT queue_setting_max_attempts_check ON pgq.queue_setting IS 'At least one attempt.';
+COMMENT ON INDEX pgq.queue_setting_pkey IS 'Serves configure, pause and resume, and the look of claims at paused.';
+
+-- Handlers.
+COMMENT ON TABLE pgq.handler IS 'Handlers: the function or procedure that runs the jobs of a (queue, task) pair, and how. Written by register and unregister.';
+COMMENT ON COLUMN pgq.handler.id IS 'Number of the handler; a registration of the same pair keeps it.';
+COMMENT ON COLUMN pgq.handler.queue IS 'Queue whose jobs it runs.';
+COMMENT ON COLUMN pgq.handler.task IS 'Task whose jobs it runs. NULL: jobs without a task, and no others.';
+COMMENT ON COLUMN pgq.handler.function IS 'Function or procedure: schema, name and argument types. Looked up and checked again when it runs.';
+COMMENT ON COLUMN pgq.handler.shape IS 'What it takes. nothing: no argument; args: (args jsonb); id_args: (id bigint, args jsonb); job: (job pgq.job).';
+COMMENT ON COLUMN pgq.handler.is_procedure IS 'True: a procedure, which may COMMIT, so its jobs run at least once. False: a function, whose database work is done exactly once.';
+COMMENT ON COLUMN pgq.handler.run_as IS 'Role it runs as: executors connect as this role.';
+COMMENT ON COLUMN pgq.handler.run_as_oid IS 'Oid of run_as at the registration.';
+COMMENT ON COLUMN pgq.handler.timeout IS 'Longest time one job may run. NULL: the setting pgq.job_timeout.';
+COMMENT ON COLUMN pgq.handler.concurrency IS 'Most executors that work for it at a time. NULL: the setting pgq.max_workers less one, but at least one.';
+COMMENT ON COLUMN pgq.handler.batch IS 'Most jobs that share a transaction; 1: each has its own. NULL: as many as fit into pgq.batch_time.';
+COMMENT ON COLUMN pgq.handler.max_attempts IS 'Failures at which its jobs are dead, unless the job says otherwise. NULL: left to the queue and the setting.';
+COMMENT ON COLUMN pgq.handler.backoff IS 'Wait after the first failure; doubles with each, give or take a tenth. NULL: left to the queue and the setting.';
+COMMENT ON COLUMN pgq.handler.max_backoff IS 'Longest wait between two attempts. NULL: left to the queue and the setting.';
+COMMENT ON COLUMN pgq.handler.registered_at IS 'When it was last registered.';
+COMMENT ON COLUMN pgq.handler.parked IS 'Why pgq parked it: it cannot run. NULL: not parked. A parked handler is tried again a minute later.';
+COMMENT ON COLUMN pgq.handler.parked_at IS 'When it was last parked; NULL: not parked.';
+COMMENT ON CONSTRAINT handler_pkey ON pgq.handler IS 'One row for each id.';
+COMMENT ON CONSTRAINT handler_queue_task_key ON pgq.handler IS 'One handler for each (queue, task); no task counts as a task.';
+COMMENT ON CONSTRAINT handler_shape_check ON pgq.handler IS 'The arguments that a handler may take.';
+COMMENT ON CONSTRAINT handler_numbers_check ON pgq.handler IS 'At least one executor, one job a transaction, one attempt.';
+COMMENT ON CONSTRAINT handler_parked_check ON pgq.handler IS 'A parked handler has a reason and a time.';
+COMMENT ON INDEX pgq.handler_pkey IS 'Serves the parking of a handler, and the views.';
+COMMENT ON INDEX pgq.handler_queue_task_key IS 'Serves register and unregister, and every look for the handler of a job.';
+COMMENT ON SEQUENCE pgq.handler_id_seq IS 'Ids of handlers.';
+
+-- Functions: what it does; what it returns; an example.
+COMMENT ON FUNCTION pgq.put(text, jsonb, integer, timestamptz, interval, text, text, text, integer) IS
+$$Puts one job into a queue, due at execute_at, after delay, or now. With a key, and a job of that key ready or scheduled: on_conflict keep leaves it, replace gives it the new task, args, priority, time and max_attempts, error raises 23505.
+Returns the job's id; for keep and replace that of the job already there.
+Example: SELECT pgq.put('mail', '{"to": "ada@example.org"}', delay => '5 min');$$;
+
+COMMENT ON FUNCTION pgq.bulk_put(text, jsonb, jsonb[], integer, timestamptz, interval, text) IS
+$$Puts many jobs into a queue: either args, an array with the args of each, or jobs, an array of objects with the keys args, priority, execute_at, delay, task, key and max_attempts; what an object leaves out comes from the other arguments. A key is treated as put does with on_conflict keep.
+Returns their ids, in the order given.
+Example: SELECT pgq.bulk_put('mail', jobs => '[{"args": {"to": "ada@example.org"}, "priority": 5}]');$$;
+
+COMMENT ON FUNCTION pgq.claim(text, integer, interval, text[], text[]) IS
+$$Claims up to n ready jobs of a queue, or of several queues, for an outside worker. Without lease they are removed in the caller's transaction: ROLLBACK gives them back. With lease they stay, leased: end each with complete, fail or release before the lease ends.
+Returns the jobs; attempt is the number of the attempt being made now.
+Example: SELECT id, attempt, args FROM pgq.claim('mail', n => 10, lease => '30 s');$$;
+
+COMMENT ON FUNCTION pgq.complete(bigint, integer, jsonb) IS
+$$Ends a leased job as done. result is kept where the queue keeps done jobs.
+Returns false when this attempt does not hold the job, or it is gone.
+Example: SELECT pgq.complete(4711, 1, '{"sent": true}');$$;
+
+COMMENT ON FUNCTION pgq.bulk_complete(bigint[], integer[]) IS
+$$Ends many leased jobs as done: ids and attempts go in pairs.
+Returns the ids that were accepted.
+Example: SELECT pgq.bulk_complete(ARRAY[4711, 4712], ARRAY[1, 1]);$$;
+
+COMMENT ON FUNCTION pgq.fail(bigint, integer, text, interval, boolean) IS
+$$Records the failure of an attempt: of a leased job, or of a job claimed without lease whose transaction was rolled back. The job is due again after retry_in or its backoff, or dead at max_attempts failures or when permanent.
+Returns the new state or outcome: scheduled, ready or dead; NULL when this attempt does not hold the job, or it is gone.
+Example: SELECT pgq.fail(4711, 1, 'mailbox full', retry_in => '10 min');$$;
+
+COMMENT ON FUNCTION pgq.extend(bigint, integer, interval) IS
+$$Moves the end of a lease to now plus lease.
+Returns the new end; NULL when this attempt does not hold the job, or it is gone.
+Example: SELECT pgq.extend(4711, 1, '30 s');$$;
+
+COMMENT ON FUNCTION pgq.release(bigint, integer, interval) IS
+$$Gives a leased job back, due after delay. No failure is counted.
+Returns false when this attempt does not hold the job, or it is gone.
+Example: SELECT pgq.release(4711, 1);$$;
+
+COMMENT ON FUNCTION pgq.register(text, text, text, name, interval, integer, integer, integer, interval, interval) IS
+$$Registers a function or procedure as the handler of a (queue, task) pair; without task, of the queue's jobs that have none. It takes (args jsonb), (job pgq.job), (id bigint, args jsonb) or nothing, and runs as the role run_as. What was registered for the same pair is replaced, all of it.
+Returns the handler's signature as it was found.
+Example: SELECT pgq.register('mail', 'app.send_mail', timeout => '1 min');$$;
+
+COMMENT ON FUNCTION pgq.unregister(text, text) IS
+$$Removes the handler of a (queue, task) pair. Its jobs wait for an outside worker or for another registration.
+Returns false when there was none.
+Example: SELECT pgq.unregister('mail');$$;
+
+COMMENT ON FUNCTION pgq.configure(text, integer, interval, interval, interval, interval, boolean, boolean) IS
+$$Sets how a queue retries, keeps and notifies. NULL leaves a value as it is; with reset, values not given go back to the server's settings.
+Returns the queue's settings, one row.
+Example: SELECT * FROM pgq.configure('mail', max_attempts => 10, keep_done => '1 day');$$;
+
+COMMENT ON FUNCTION pgq.pause(text) IS
+$$Pauses a queue, or all queues of this database: puts go on, running jobs finish, nothing is claimed.
+Returns the number of queues that changed.
+Example: SELECT pgq.pause('mail');$$;
+
+COMMENT ON FUNCTION pgq.resume(text) IS
+$$Ends the pause of a queue, or of all queues of this database.
+Returns the number of queues that changed.
+Example: SELECT pgq.resume('mail');$$;
+
+COMMENT ON FUNCTION pgq.cancel(bigint, boolean) IS
+$$Cancels a job; it is kept as cancelled. Never waits: a job that is running is left alone, unless force, which interrupts it if it is running here.
+Returns the job's state or outcome after the call; NULL when it is gone.
+Example: SELECT pgq.cancel(4711);$$;
+
+COMMENT ON FUNCTION pgq.retry(bigint, timestamptz) IS
+$$Makes a dead or cancelled job a live one again, due at execute_at or now, with no failures and without its key.
+Returns false when there is no such job.
+Example: SELECT pgq.retry(4711);$$;
+
+COMMENT ON FUNCTION pgq.redrive(text, integer) IS
+$$Makes the dead jobs of a queue ready again, oldest first, at most n, with no failures and without their keys.
+Returns how many.
+Example: SELECT pgq.redrive('mail', 100);$$;
+
+COMMENT ON FUNCTION pgq.purge(text, text, interval) IS
+$$Removes the jobs of a queue that are in a state (ready, scheduled) or have an outcome (done, dead, cancelled), were put or finished at least older_than ago, and are not running.
+Returns how many.
+Example: SELECT pgq.purge('mail', 'dead', older_than => '7 days');$$;
+
+COMMENT ON FUNCTION pgq.run(bigint) IS
+$$Runs a job here and now, in the caller's session and transaction: for debugging. Refused unless the session's user is the handler's role, or the function is SECURITY DEFINER and its owner is that user or a superuser.
+Returns what the handler returned.
+Example: SELECT pgq.run(4711);$$;
+
+COMMENT ON FUNCTION pgq.wait(bigint, interval) IS
+$$Waits until a job is finished, at most timeout. Cannot wait for a job put by the same transaction.
+Returns its state or outcome, result, error and attempt: at the timeout the present state; gone for a job that is finished and not kept, or was never put.
+Example: SELECT state, result FROM pgq.wait(4711, '10 s');$$;
+
+COMMENT ON FUNCTION pgq.waiting(bigint) IS
+$$Says why a job does not run: not due yet, paused, parked and why, no handler, no free executor, or running, and in which process.
+Returns the reason, for people to read.
+Example: SELECT pgq.waiting(4711);$$;
+
+COMMENT ON FUNCTION pgq.stats(text) IS
+$$Counts the jobs of a queue, or of each queue.
+Returns for each queue its ready, scheduled, leased and dead jobs, those that executors run now (until the commit also counted as ready or leased), the age of the oldest ready one, the jobs done and failed since the time in since, its executors, whether it is paused, why handlers are parked, and how many handlers it has.
+Example: SELECT queue, ready, running, dead FROM pgq.stats();$$;
+
+COMMENT ON FUNCTION pgq.current_job() IS
+$$The job that this session is running, for use in a handler.
+Returns its row, with the number of the attempt being made now; NULL outside of a handler.
+Example: SELECT id, attempt FROM pgq.current_job();$$;
+
+COMMENT ON FUNCTION pgq.doctor() IS
+$$Checks whether jobs can run on this server and in this database.
+Returns one row for each check: its name, whether it is ok, what was found, and what to do.
+Example: SELECT * FROM pgq.doctor() WHERE NOT ok;$$;
+
+COMMENT ON FUNCTION pgq.start() IS
+$$Starts the launcher, and with it the scheduler of this database, where they do not run yet. put and claim do it by themselves.
+Returns true when there is a launcher.
+Example: SELECT pgq.start();$$;
+
+COMMENT ON FUNCTION pgq.version() IS
+$$The version of pgq's library.
+Returns it as text.
+Example: SELECT pgq.version();$$;
+
+COMMENT ON FUNCTION pgq.executors() IS
+$$The executors of this database, from shared memory; the views pgq.running and pgq.workers read it.
+Returns for each its process id, its role's oid, its state (starting, idle, busy), the id of the handler it works for and of the job it runs (0: none), the job's attempt, since when it runs, and when the executor was started.
+Example: SELECT pid, state, job FROM pgq.executors();$$;
+
+-- Views.
+COMMENT ON VIEW pgq.running IS 'Jobs that executors of this database run now, from shared memory. Until the commit such a job also counts as ready or leased.';
+COMMENT ON COLUMN pgq.running.pid IS 'Process id of the executor.';
+COMMENT ON COLUMN pgq.running.queue IS 'Queue of the job.';
+COMMENT ON COLUMN pgq.running.task IS 'Task of the job; NULL: none.';
+COMMENT ON COLUMN pgq.running.job IS 'Id of the job.';
+COMMENT ON COLUMN pgq.running.attempt IS 'Number of the attempt being made.';
+COMMENT ON COLUMN pgq.running.handler IS 'Function or procedure that runs it, with its argument types.';
+COMMENT ON COLUMN pgq.running.since IS 'Since when it runs.';
+
+COMMENT ON VIEW pgq.workers IS 'Executors of this database, from shared memory.';
+COMMENT ON COLUMN pgq.workers.pid IS 'Process id of the executor.';
+COMMENT ON COLUMN pgq.workers.role IS 'Role it is connected as.';
+COMMENT ON COLUMN pgq.workers.state IS 'starting: asked for, not connected yet. idle: has no job. busy: works for a handler.';
+COMMENT ON COLUMN pgq.workers.queue IS 'Queue of the handler it works for; NULL: none.';
+COMMENT ON COLUMN pgq.workers.task IS 'Task of the handler it works for; NULL: none.';
+COMMENT ON COLUMN pgq.workers.started_at IS 'When it was started.';
+
+COMMENT ON VIEW pgq.dead IS 'Dead jobs: failed too often, or for good. Bring them back with retry or redrive, remove them with purge.';
+COMMENT ON COLUMN pgq.dead.id IS 'Id of the job.';
+COMMENT ON COLUMN pgq.dead.queue IS 'Queue of the job.';
+COMMENT ON COLUMN pgq.dead.task IS 'Task of the job; NULL: none.';
+COMMENT ON COLUMN pgq.dead.args IS 'What the handler got.';
+COMMENT ON COLUMN pgq.dead.priority IS 'Priority it had.';
+COMMENT ON COLUMN pgq.dead.created_at IS 'When it was put.';
+COMMENT ON COLUMN pgq.dead.finished_at IS 'When it became dead.';
+COMMENT ON COLUMN pgq.dead.attempt IS 'Number of its last attempt.';
+COMMENT ON COLUMN pgq.dead.failures IS 'Failures counted.';
+COMMENT ON COLUMN pgq.dead.sqlstate IS 'SQLSTATE of its last failure.';
+COMMENT ON COLUMN pgq.dead.message IS 'Message of its last failure.';
+COMMENT ON COLUMN pgq.dead.error IS 'Last failure: an object with the keys sqlstate, message, detail, hint and context, as far as known.';
+
+COMMENT ON VIEW pgq.queues IS 'Queues of this database: all that have a live job, a finished job, a handler or settings.';
+COMMENT ON COLUMN pgq.queues.queue IS 'Name of the queue.';
+COMMENT ON COLUMN pgq.queues.handlers IS 'Handlers registered for the queue and its tasks.';
+COMMENT ON COLUMN pgq.queues.paused IS 'Paused by a person?';
+COMMENT ON COLUMN pgq.queues.max_attempts IS 'Failures at which a job of the queue is dead; NULL: the setting pgq.max_attempts.';
+COMMENT ON COLUMN pgq.queues.backoff IS 'Wait after the first failure; NULL: the setting pgq.backoff.';
+COMMENT ON COLUMN pgq.queues.max_backoff IS 'Longest wait between two attempts; NULL: the setting pgq.max_backoff.';
+COMMENT ON COLUMN pgq.queues.keep_done IS 'How long done jobs are kept; NULL: the setting pgq.keep_done.';
+COMMENT ON COLUMN pgq.queues.keep_dead IS 'How long dead and cancelled jobs are kept; NULL: the setting pgq.keep_dead.';
+COMMENT ON COLUMN pgq.queues.notify IS 'Is NOTIFY sent when jobs become ready? NULL: yes, unless the queue has a handler.';

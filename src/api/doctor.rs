@@ -1,0 +1,115 @@
+//! doctor: what is wrong, and the command that mends it.
+
+use pgrx::iter::TableIterator;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::error::Result;
+use crate::pg::shmem::{self, slot_state};
+use crate::pg::{bgworker, database};
+use crate::settings;
+use crate::store::{counts, registry};
+
+struct Row {
+    check: &'static str,
+    ok: bool,
+    detail: String,
+    fix: Option<String>,
+}
+
+fn row(check: &'static str, ok: bool, detail: impl Into<String>, fix: &str) -> Row {
+    Row { check, ok, detail: detail.into(), fix: (!ok).then(|| fix.into()) }
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn doctor() -> std::result::Result<
+    TableIterator<
+        'static,
+        (name!(check_name, &'static str), name!(ok, bool), name!(detail, String), name!(fix, Option<String>)),
+    >,
+    ErrorReport,
+> {
+    let mut rows = vec![
+        row(
+            "enabled",
+            settings::enabled(),
+            if settings::enabled() { "workers may run" } else { "pgq.enabled is off" },
+            "ALTER SYSTEM SET pgq.enabled = on; SELECT pg_reload_conf();",
+        ),
+        row(
+            "preloaded",
+            bgworker::is_preloaded(),
+            if bgworker::is_preloaded() {
+                "jobs run after a server restart by themselves"
+            } else {
+                "after a server restart no job runs before somebody calls pgq"
+            },
+            "Add pgq to shared_preload_libraries and restart the server.",
+        ),
+        slots()?,
+        workers(),
+    ];
+    rows.extend(parked()?);
+    rows.extend(paused()?);
+    Ok(TableIterator::new(rows.into_iter().map(|r| (r.check, r.ok, r.detail, r.fix))))
+}
+
+fn slots() -> Result<Row> {
+    let needed = i64::try_from(settings::max_workers()).unwrap_or(64) + 2;
+    let most = counts::worker_processes()?;
+    Ok(row(
+        "worker slots",
+        needed <= most,
+        format!("max_worker_processes is {most}; launcher, a scheduler and pgq.max_workers executors take {needed}"),
+        &format!("ALTER SYSTEM SET max_worker_processes = {}; then restart the server.", needed + 4),
+    ))
+}
+
+fn workers() -> Row {
+    let Some(shared) = shmem::shared() else {
+        return row("workers alive", false, "no shared memory could be had", "Restart the server with pgq preloaded.");
+    };
+    let here = database::current();
+    let scheduler = shared.find_database(here).is_some_and(|d| d.scheduler.is_taken());
+    let executors = shared
+        .executors_of(here)
+        .filter(|(_, e)| e.state.load(std::sync::atomic::Ordering::SeqCst) != slot_state::STARTING)
+        .count();
+    let launcher = shared.launcher.is_taken();
+    let word = |there: bool| if there { "running" } else { "absent" };
+    row(
+        "workers alive",
+        launcher,
+        format!("launcher {}, scheduler {} (it leaves when idle), {executors} executors here", word(launcher), word(scheduler)),
+        "SELECT pgq.start();",
+    )
+}
+
+fn parked() -> Result<Vec<Row>> {
+    let parked = registry::parked()?;
+    if parked.is_empty() {
+        return Ok(vec![row("parked handlers", true, "none", "")]);
+    }
+    Ok(parked
+        .into_iter()
+        .map(|(queue, task, function, reason)| {
+            let fix = match &task {
+                Some(task) => format!("SELECT pgq.register('{queue}', '{function}', task => '{task}');"),
+                None => format!("SELECT pgq.register('{queue}', '{function}');"),
+            };
+            row("parked handlers", false, format!("queue \"{queue}\", {function}: {reason}"), &fix)
+        })
+        .collect())
+}
+
+fn paused() -> Result<Vec<Row>> {
+    let paused = registry::paused()?;
+    if paused.is_empty() {
+        return Ok(vec![row("paused queues", true, "none", "")]);
+    }
+    Ok(paused
+        .into_iter()
+        .map(|q| row("paused queues", false, format!("queue \"{q}\""), &format!("SELECT pgq.resume('{q}');")))
+        .collect())
+}

@@ -1,0 +1,156 @@
+//! What a person does to queues and jobs: pause, resume, cancel, retry, redrive, purge, start.
+//!
+//! None of these waits for a running job: a row that a worker has is skipped, and the answer says so.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::check;
+use crate::engine::names;
+use crate::engine::state::{Outcome, State};
+use crate::engine::time::Micros;
+use crate::error::{Error, Result};
+use crate::pg::latch::{self, Signal};
+use crate::pg::{at_commit, clock, database, shmem};
+use crate::store::finish::{self, End, Return};
+use crate::store::row::Job;
+use crate::store::{claim, history, registry};
+
+fn count(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+#[pg_extern(sql = false)]
+fn pause(queue: Option<&str>) -> std::result::Result<i64, ErrorReport> {
+    queue.map(|q| check::queue(Some(q))).transpose()?;
+    Ok(count(registry::pause(queue)?))
+}
+
+#[pg_extern(sql = false)]
+fn resume(queue: Option<&str>) -> std::result::Result<i64, ErrorReport> {
+    queue.map(|q| check::queue(Some(q))).transpose()?;
+    let resumed = registry::resume(queue)?;
+    for queue in &resumed {
+        at_commit::touch(names::hash(queue));
+    }
+    Ok(count(resumed.len()))
+}
+
+/// What became of a cancel.
+const RUNNING: &str = "running";
+
+#[pg_extern(sql = false)]
+fn cancel(id: Option<i64>, force: Option<bool>) -> std::result::Result<Option<String>, ErrorReport> {
+    Ok(cancelled(check::given("id", id)?, force.unwrap_or(false))?.map(Into::into))
+}
+
+fn cancelled(id: i64, force: bool) -> Result<Option<&'static str>> {
+    let Some(job) = claim::take_one(id)? else {
+        return Ok(if claim::look(id)?.is_some() { interrupt(id, force) } else { None });
+    };
+    if job.state == State::Leased && !force {
+        give_back(&job)?;
+        return Ok(Some(State::Leased.word()));
+    }
+    let here = interrupt(id, force && job.state == State::Leased);
+    if here == Some(RUNNING) && job.state == State::Leased {
+        // A procedure of ours: its executor finds the cancel and buries the job itself.
+        give_back(&job)?;
+        return Ok(here);
+    }
+    let failures = job.failures;
+    let end = End { outcome: Outcome::Cancelled, attempt: job.attempt, failures, result: None, error: None };
+    finish::keep(&job, &end)?;
+    Ok(Some(Outcome::Cancelled.word()))
+}
+
+/// Puts a row back exactly as it was.
+fn give_back(job: &Job) -> Result<()> {
+    let how = Return { state: job.state, execute_at: job.execute_at, attempt: job.attempt, failures: job.failures, error: None };
+    finish::put_back(job, &how)
+}
+
+/// Asks the executor that runs the job to interrupt it. `running` when one does, or somebody outside has it.
+fn interrupt(id: i64, force: bool) -> Option<&'static str> {
+    let runner = shmem::shared().and_then(|s| s.runner(database::current(), id));
+    if let (Some(slot), true) = (runner, force) {
+        slot.cancel.store(id, SeqCst);
+        if slot.job.load(SeqCst) == id {
+            latch::signal(slot.place.pid.load(SeqCst), Signal::Cancel);
+        }
+    }
+    Some(RUNNING)
+}
+
+#[pg_extern(sql = false)]
+fn retry(id: Option<i64>, execute_at: Option<TimestampWithTimeZone>) -> std::result::Result<bool, ErrorReport> {
+    let id = check::given("id", id)?;
+    let (due, state) = check::due(execute_at, None)?;
+    if let Some(seen) = claim::look(id)? {
+        if seen.job.state == State::Leased {
+            return Ok(false);
+        }
+        let Some(job) = claim::take_one(id)? else { return Ok(false) };
+        let (attempt, failures) = (job.attempt, job.failures);
+        finish::put_back(&job, &Return { state, execute_at: due, attempt, failures, error: None })?;
+        at_commit::touch(names::hash(&job.queue));
+        return Ok(true);
+    }
+    match history::retry(id, due.0, state.word())? {
+        Some(queue) => {
+            at_commit::touch(names::hash(&queue));
+            Ok(true)
+        }
+        None => Ok(false),
+    }
+}
+
+#[pg_extern(sql = false)]
+fn redrive(queue: Option<&str>, n: Option<i32>) -> std::result::Result<i64, ErrorReport> {
+    let queue = check::queue(queue)?;
+    let most = check::at_least_one("n", n)?.map_or(i64::MAX, i64::from);
+    let moved = history::redrive(queue, most, clock::now())?;
+    if moved > 0 {
+        at_commit::touch(names::hash(queue));
+    }
+    Ok(count(moved))
+}
+
+#[pg_extern(sql = false)]
+fn purge(
+    queue: Option<&str>,
+    state: Option<&str>,
+    older_than: Option<Interval>,
+) -> std::result::Result<i64, ErrorReport> {
+    let queue = check::queue(queue)?;
+    let state = check::given("state", state)?;
+    let age = older_than.map(|i| check::not_negative("older_than", i)).transpose()?.unwrap_or_default();
+    let before = Micros(clock::now().saturating_sub(age.0));
+    let gone = match (State::parse(state), Outcome::parse(state)) {
+        (Some(State::Ready | State::Scheduled), _) => history::purge_waiting(queue, state, before.0)?,
+        (_, Some(_)) => history::purge(queue, state, before.0)?,
+        _ => {
+            return Err(Error::argument(
+                format!("cannot purge jobs in state \"{state}\""),
+                "state is 'ready', 'scheduled', 'done', 'dead' or 'cancelled'.",
+            )
+            .into())
+        }
+    };
+    Ok(count(gone))
+}
+
+#[pg_extern(sql = false)]
+fn start() -> bool {
+    let started = at_commit::ensure_workers();
+    at_commit::touch(names::hash("pgq.start"));
+    started
+}
+
+#[pg_extern(sql = false)]
+fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}

@@ -1,0 +1,261 @@
+//! put and bulk_put: jobs into the caller's own transaction.
+
+use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::iter::SetOfIterator;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use serde::Deserialize;
+
+use super::{check, run};
+use crate::engine::names;
+use crate::engine::state::State;
+use crate::engine::time::Micros;
+use crate::error::{Error, Result};
+use crate::pg::datum::Flat;
+use crate::pg::{at_commit, clock};
+use crate::settings;
+use crate::store::insert::{self, Columns, NewJob};
+use crate::store::{counts, key};
+
+/// What happens to a put whose key a waiting job has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OnConflict {
+    Keep,
+    Replace,
+    Error,
+}
+
+fn on_conflict(word: Option<&str>) -> Result<OnConflict> {
+    match word.unwrap_or("keep") {
+        "keep" => Ok(OnConflict::Keep),
+        "replace" => Ok(OnConflict::Replace),
+        "error" => Ok(OnConflict::Error),
+        other => Err(Error::argument(
+            format!("unrecognized on_conflict \"{other}\""),
+            "on_conflict is 'keep' (returns the waiting job's id), 'replace' or 'error'.",
+        )),
+    }
+}
+
+/// The longest key, in bytes: it must fit an index entry together with the queue's name.
+const MAX_KEY: usize = 1_000;
+
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)]
+fn put(
+    queue: Option<&str>,
+    args: Option<Flat>,
+    priority: Option<i32>,
+    execute_at: Option<TimestampWithTimeZone>,
+    delay: Option<Interval>,
+    task: Option<&str>,
+    key: Option<&str>,
+    on_conflict: Option<&str>,
+    max_attempts: Option<i32>,
+) -> std::result::Result<i64, ErrorReport> {
+    let queue = check::queue(queue)?;
+    let conflict = self::on_conflict(on_conflict)?;
+    let (due, state) = check::due(execute_at, delay)?;
+    let job = NewJob {
+        queue: queue.into(),
+        task: check::task(task)?.map(Into::into),
+        args: sized(args)?,
+        priority: priority.unwrap_or(0),
+        execute_at: due.0,
+        state: state.word(),
+        key: checked_key(key)?.map(Into::into),
+        max_attempts: check::at_least_one("max_attempts", max_attempts)?,
+    };
+    let id = store(&job, conflict)?;
+    announce(queue, state == State::Ready)?;
+    if settings::eager() && state == State::Ready {
+        run::eager(id)?;
+    }
+    Ok(id)
+}
+
+fn checked_key(key: Option<&str>) -> Result<Option<&str>> {
+    match key {
+        Some(k) if k.is_empty() || k.len() > MAX_KEY => Err(Error::argument(
+            format!("invalid key of {} bytes", k.len()),
+            format!("A key has 1 to {MAX_KEY} bytes; use a digest of longer ones: md5(...)."),
+        )),
+        other => Ok(other),
+    }
+}
+
+/// NULL args are JSON null; args too large are an error.
+fn sized(args: Option<Flat>) -> Result<Flat> {
+    let args = match args {
+        Some(args) => args,
+        None => Flat::jsonb("null").ok_or_else(|| Error::Internal("null is no JSON".into()))?,
+    };
+    fits(i64::try_from(args.len()).unwrap_or(i64::MAX))?;
+    Ok(args)
+}
+
+fn fits(bytes: i64) -> Result<()> {
+    let limit = settings::max_args_size();
+    if bytes > limit {
+        return Err(Error::ArgsTooLarge { bytes, limit });
+    }
+    Ok(())
+}
+
+fn store(job: &NewJob, conflict: OnConflict) -> Result<i64> {
+    if let Some(key) = &job.key {
+        key::lock(&job.queue, key, true);
+        let waiting = match conflict {
+            OnConflict::Replace => key::replace(key, job)?,
+            OnConflict::Keep | OnConflict::Error => key::keep(&job.queue, key)?,
+        };
+        match waiting {
+            Some(id) if conflict == OnConflict::Error => {
+                return Err(Error::DuplicateKey { queue: job.queue.clone(), key: key.clone(), id })
+            }
+            Some(id) => return Ok(id),
+            None => {}
+        }
+    }
+    insert::put(job)
+}
+
+/// Wakes the workers at commit. Where there are none to be had, and only there, workers outside are told by
+/// this transaction itself.
+fn announce(queue: &str, ready: bool) -> Result<()> {
+    at_commit::touch(names::hash(queue));
+    let looked_after = settings::enabled() && at_commit::ensure_workers();
+    if ready && !looked_after && counts::notifies(queue)? {
+        counts::notify(&[Some(queue.into())])?;
+    }
+    Ok(())
+}
+
+/// One element of bulk_put's `jobs`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Element {
+    #[serde(default)]
+    args: Option<Box<serde_json::value::RawValue>>,
+    priority: Option<i32>,
+    execute_at: Option<String>,
+    delay: Option<String>,
+    task: Option<String>,
+    key: Option<String>,
+    max_attempts: Option<i32>,
+}
+
+#[pg_extern(sql = false)]
+fn bulk_put(
+    queue: Option<&str>,
+    jobs: Option<Flat>,
+    args: Option<Flat>,
+    priority: Option<i32>,
+    execute_at: Option<TimestampWithTimeZone>,
+    delay: Option<Interval>,
+    task: Option<&str>,
+) -> std::result::Result<SetOfIterator<'static, i64>, ErrorReport> {
+    let queue = check::queue(queue)?;
+    let (due, state) = check::due(execute_at, delay)?;
+    let like = NewJob {
+        queue: queue.into(),
+        task: check::task(task)?.map(Into::into),
+        args: sized(None)?,
+        priority: priority.unwrap_or(0),
+        execute_at: due.0,
+        state: state.word(),
+        key: None,
+        max_attempts: None,
+    };
+    let (ids, ready) = match (jobs, args) {
+        (None, Some(args)) => (put_args(&like, &args)?, state == State::Ready),
+        (Some(jobs), None) => put_jobs(&like, &jobs)?,
+        _ => {
+            return Err(Error::argument(
+                "exactly one of \"jobs\" and \"args\" must be given",
+                "SELECT pgq.bulk_put('mail', args => array(SELECT jsonb_build_object('to', id) FROM users))",
+            )
+            .into())
+        }
+    };
+    if !ids.is_empty() {
+        announce(queue, ready)?;
+    }
+    Ok(SetOfIterator::new(ids))
+}
+
+fn put_args(like: &NewJob, args: &Flat) -> Result<Vec<i64>> {
+    let (largest, has_null) = insert::measure(args)?;
+    if has_null {
+        return Err(Error::argument("\"args\" must not have NULL elements", "Use 'null'::jsonb for JSON null."));
+    }
+    fits(largest)?;
+    insert::bulk_put_args(like, args)
+}
+
+/// Puts the elements of `jobs`; the ids, and whether one is ready at once.
+fn put_jobs(like: &NewJob, jobs: &Flat) -> Result<(Vec<i64>, bool)> {
+    let elements: Vec<Element> = serde_json::from_str(&jobs.json_text()).map_err(|e| Error::Argument {
+        message: "invalid element in \"jobs\"".into(),
+        detail: Some(e.to_string()),
+        hint: "jobs is an array of objects with the keys args, priority, execute_at, delay, task, key and \
+               max_attempts; wrap your own data: [{\"args\": {\"to\": 1}}]"
+            .into(),
+    })?;
+    let mut all = Vec::with_capacity(elements.len());
+    for (n, element) in elements.iter().enumerate() {
+        all.push(checked(like, element).map_err(|e| located(e, n + 1))?);
+    }
+    let ready = all.iter().any(|(job, _)| job.state == State::Ready.word());
+    if all.iter().any(|(job, _)| job.key.is_some()) {
+        let ids: Result<Vec<i64>> = all.iter().map(|(job, text)| one_of_many(job, text)).collect();
+        return Ok((ids?, ready));
+    }
+    let mut columns = Columns::default();
+    for (job, text) in all {
+        columns.task.push(job.task);
+        columns.args.push(Some(text));
+        columns.priority.push(Some(job.priority));
+        columns.execute_at.push(job.execute_at);
+        columns.state.push(Some(job.state.into()));
+        columns.max_attempts.push(job.max_attempts);
+    }
+    Ok((insert::bulk_put(&like.queue, &columns)?, ready))
+}
+
+fn one_of_many(job: &NewJob, text: &str) -> Result<i64> {
+    let args = Flat::jsonb(text).ok_or_else(|| Error::Internal("JSON that is none".into()))?;
+    store(&NewJob { args, ..job.clone() }, OnConflict::Keep)
+}
+
+/// Says which element an error is about.
+fn located(error: Error, number: usize) -> Error {
+    match error {
+        Error::Argument { message, hint, .. } => {
+            Error::Argument { message, detail: Some(format!("It is element {number} of \"jobs\".")), hint }
+        }
+        other => other,
+    }
+}
+
+/// An element as a job (without its args), and its args as text.
+fn checked(like: &NewJob, element: &Element) -> Result<(NewJob, String)> {
+    let mut job = like.clone();
+    if element.execute_at.is_some() || element.delay.is_some() {
+        let at = element.execute_at.as_deref().map(|t| clock::parse_moment(t)).transpose()?;
+        let delay = element.delay.as_deref().map(|t| clock::parse_interval(t)).transpose()?;
+        let (due, state) = check::due(at, delay)?;
+        let Micros(at) = due;
+        job.execute_at = at;
+        job.state = state.word();
+    }
+    if let Some(task) = &element.task {
+        job.task = check::task(Some(task))?.map(Into::into);
+    }
+    job.priority = element.priority.unwrap_or(like.priority);
+    job.key = checked_key(element.key.as_deref())?.map(Into::into);
+    job.max_attempts = check::at_least_one("max_attempts", element.max_attempts)?;
+    let text = element.args.as_ref().map_or("{}", |raw| raw.get());
+    fits(i64::try_from(text.len()).unwrap_or(i64::MAX))?;
+    Ok((job, text.into()))
+}

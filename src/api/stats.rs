@@ -1,0 +1,126 @@
+//! stats, and what the views pgq.running and pgq.workers read.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::iter::TableIterator;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::check;
+use crate::engine::names;
+use crate::pg::shmem::{self, slot_state};
+use crate::pg::user::{self, Oid};
+use crate::pg::database;
+use crate::store::{counts, registry};
+
+fn moment(micros: i64) -> Option<TimestampWithTimeZone> {
+    (micros != 0).then(|| TimestampWithTimeZone::try_from(micros).ok()).flatten()
+}
+
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn stats(
+    queue: Option<&str>,
+) -> std::result::Result<
+    TableIterator<
+        'static,
+        (
+            name!(queue, String),
+            name!(ready, i64),
+            name!(scheduled, i64),
+            name!(leased, i64),
+            name!(running, i64),
+            name!(dead, i64),
+            name!(oldest_ready, Option<Interval>),
+            name!(done_total, i64),
+            name!(failed_total, i64),
+            name!(since, Option<TimestampWithTimeZone>),
+            name!(workers, i64),
+            name!(paused, bool),
+            name!(parked, Option<String>),
+            name!(handlers, i64),
+        ),
+    >,
+    ErrorReport,
+> {
+    queue.map(|q| check::queue(Some(q))).transpose()?;
+    let here = database::current();
+    let shared = shmem::shared();
+    let ids = registry::queue_ids()?;
+    let mut rows = Vec::new();
+    for count in counts::stats(queue)? {
+        let (done, failed) = shared.map_or((0, 0), |s| s.counted(here, names::hash(&count.queue)));
+        let mut workers = 0;
+        let mut running = 0;
+        if let Some(shared) = shared {
+            for (_, slot) in shared.executors_of(here) {
+                let handler = slot.handler.load(SeqCst);
+                if slot.state.load(SeqCst) == slot_state::BUSY && ids.contains(&(handler, count.queue.clone())) {
+                    workers += 1;
+                    running += i64::from(slot.job.load(SeqCst) != 0);
+                }
+            }
+        }
+        let since = shared.and_then(|s| moment(s.started_at.load(SeqCst)));
+        rows.push((
+            count.queue,
+            count.ready,
+            count.scheduled,
+            count.leased,
+            running,
+            count.dead,
+            count.oldest_ready,
+            signed(done),
+            signed(failed),
+            since,
+            workers,
+            count.paused,
+            count.parked,
+            count.handlers,
+        ));
+    }
+    Ok(TableIterator::new(rows))
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn executors() -> TableIterator<
+    'static,
+    (
+        name!(pid, i32),
+        name!(role, Option<Oid>),
+        name!(state, &'static str),
+        name!(handler, i32),
+        name!(job, i64),
+        name!(attempt, i32),
+        name!(since, Option<TimestampWithTimeZone>),
+        name!(started_at, Option<TimestampWithTimeZone>),
+    ),
+> {
+    let mut rows = Vec::new();
+    if let Some(shared) = shmem::shared() {
+        for (_, slot) in shared.executors_of(database::current()) {
+            let state = match slot.state.load(SeqCst) {
+                slot_state::STARTING => "starting",
+                slot_state::IDLE => "idle",
+                _ => "busy",
+            };
+            rows.push((
+                slot.place.pid.load(SeqCst),
+                Some(user::oid_value(slot.role.load(SeqCst))),
+                state,
+                slot.handler.load(SeqCst),
+                slot.job.load(SeqCst),
+                slot.attempt.load(SeqCst),
+                moment(slot.since.load(SeqCst)),
+                moment(slot.started.load(SeqCst)),
+            ));
+        }
+    }
+    TableIterator::new(rows)
+}

@@ -1,0 +1,161 @@
+//! wait and waiting: what became of a job, and why it does not run.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use pgrx::datum::Interval;
+use pgrx::iter::TableIterator;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::check;
+use crate::engine::state::State;
+use crate::engine::time::{Micros, Span};
+use crate::error::{Error, Result};
+use crate::pg::datum::Flat;
+use crate::pg::{at_commit, clock, database, latch, shmem, user, xact};
+use crate::settings;
+use crate::store::{claim, history, registry};
+
+/// The first look again, then twice as long each time, up to the last.
+const FIRST_LOOK: Span = Span::from_millis(2);
+const LAST_LOOK: Span = Span::from_millis(50);
+
+struct Answer {
+    state: String,
+    result: Option<Flat>,
+    error: Option<Flat>,
+    attempt: Option<i32>,
+    live: bool,
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn wait(
+    id: Option<i64>,
+    timeout: Option<Interval>,
+) -> std::result::Result<
+    TableIterator<
+        'static,
+        (
+            name!(state, String),
+            name!(result, Option<Flat>),
+            name!(error, Option<Flat>),
+            name!(attempt, Option<i32>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let id = check::given("id", id)?;
+    let limit = match timeout {
+        Some(timeout) => check::not_negative("timeout", timeout)?,
+        None => Span::from_millis(30_000),
+    };
+    if xact::isolation_is_strict() {
+        return Err(Error::state(
+            "cannot wait for a job in a transaction that sees one moment only",
+            "COMMIT, then SELECT * FROM pgq.wait(...) at READ COMMITTED.",
+        )
+        .into());
+    }
+    let until = Micros(clock::now()).after(limit);
+    let mut pause = FIRST_LOOK;
+    let answer = loop {
+        let answer = look(id)?;
+        let now = Micros(clock::now());
+        if !answer.live || now >= until {
+            break answer;
+        }
+        latch::wait(pause.min(until.since(now)).as_millis());
+        latch::reset();
+        pause = pause.times(2).min(LAST_LOOK);
+    };
+    Ok(TableIterator::once((answer.state, answer.result, answer.error, answer.attempt)))
+}
+
+fn look(id: i64) -> Result<Answer> {
+    if let Some(seen) = claim::look(id)? {
+        if seen.own {
+            return Err(Error::state(
+                format!("job {id} was put by this transaction and cannot run before it commits"),
+                format!("COMMIT, then SELECT * FROM pgq.wait({id})."),
+            ));
+        }
+        let running = runner(id).is_some();
+        let state = if running { "running" } else { seen.job.state.word() };
+        return Ok(Answer {
+            state: state.into(),
+            result: None,
+            error: seen.error,
+            attempt: Some(seen.job.attempt),
+            live: true,
+        });
+    }
+    // Gone from the live jobs before it is among the finished ones would need two commits: there is one.
+    Ok(match history::look(id)? {
+        Some(f) => {
+            Answer { state: f.outcome, result: f.result, error: f.error, attempt: Some(f.attempt), live: false }
+        }
+        None => Answer { state: "gone".into(), result: None, error: None, attempt: None, live: false },
+    })
+}
+
+/// The pid of the executor that runs the job.
+fn runner(id: i64) -> Option<i32> {
+    let slot = shmem::shared()?.runner(database::current(), id)?;
+    Some(slot.place.pid.load(SeqCst))
+}
+
+#[pg_extern(sql = false)]
+fn waiting(id: Option<i64>) -> std::result::Result<String, ErrorReport> {
+    let id = check::given("id", id)?;
+    let Some(seen) = claim::look(id)? else {
+        return Ok(match history::look(id)? {
+            Some(finished) => format!("it does not wait: {}", finished.outcome),
+            None => "it does not wait: finished and not kept, or never put".into(),
+        });
+    };
+    Ok(reason(id, &seen)?)
+}
+
+fn reason(id: i64, seen: &claim::Seen) -> Result<String> {
+    if let Some(pid) = runner(id) {
+        return Ok(format!("running in process {pid}"));
+    }
+    let at = clock::text(seen.job.execute_at.0);
+    match seen.job.state {
+        State::Leased => return Ok(format!("leased until {at}, attempt {}", seen.job.attempt)),
+        State::Scheduled if seen.job.attempt > 0 => {
+            return Ok(format!("retry at {at}, after {} failures", seen.job.failures))
+        }
+        State::Scheduled => return Ok(format!("delayed until {at}")),
+        State::Ready => {}
+    }
+    let queue = &seen.job.queue;
+    if registry::setting(queue)?.paused {
+        return Ok(format!("queue \"{queue}\" is paused: SELECT pgq.resume('{queue}')"));
+    }
+    let Some((handler, parked)) = registry::find(queue, seen.job.task.as_deref())? else {
+        let what = match &seen.job.task {
+            Some(task) => format!("task \"{task}\" of queue \"{queue}\""),
+            None => format!("queue \"{queue}\""),
+        };
+        return Ok(format!("{what} has no handler here: it waits for pgq.register or for pgq.claim"));
+    };
+    if let Some(parked) = parked {
+        return Ok(format!("its handler is parked: {parked}"));
+    }
+    if !settings::enabled() {
+        return Ok("workers are switched off: pgq.enabled = off".into());
+    }
+    if !at_commit::ensure_workers() {
+        return Ok("no worker can be started: raise max_worker_processes".into());
+    }
+    if user::name(handler.role).is_none() {
+        return Ok("its handler's role is gone: register it again".into());
+    }
+    let room = shmem::shared().map_or(0, |s| s.room(settings::max_workers()));
+    if room == 0 {
+        return Ok(format!("no free worker: all {} of pgq.max_workers are taken", settings::max_workers()));
+    }
+    Ok("ready: its turn comes next".into())
+}

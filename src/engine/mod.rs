@@ -1,0 +1,11 @@
+//! Decisions: pure functions of rows, settings and `now`. No PostgreSQL, no I/O, no clock; so all of
+//! it is tested by plain `cargo test` (tests/engine.rs).
+#![forbid(unsafe_code)]
+
+pub mod backoff;
+pub mod names;
+pub mod options;
+pub mod pace;
+pub mod plan;
+pub mod state;
+pub mod time;

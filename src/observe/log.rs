@@ -1,0 +1,23 @@
+//! One line per job where `pgq.log_jobs` asks for it, one per change of state; never args, which may be secret.
+
+use crate::engine::time::Span;
+use crate::pg::log;
+use crate::pg::xact::Caught;
+use crate::settings::{self, LogJobs};
+
+/// A job ran.
+pub fn job_done(id: i64, queue: &str, attempt: i32, took: Span) {
+    if settings::log_jobs() == LogJobs::all {
+        log::line(&format!("job {id} of queue \"{queue}\" done (attempt {attempt}, {} ms)", took.as_millis()));
+    }
+}
+
+/// A failure of a job was recorded; `next` says what becomes of it.
+pub fn job_failed(id: i64, queue: &str, attempt: i32, error: &Caught, next: &str) {
+    if settings::log_jobs() != LogJobs::none {
+        log::line(&format!(
+            "job {id} of queue \"{queue}\" failed (attempt {attempt}, {next}): {} {}",
+            error.sqlstate, error.message
+        ));
+    }
+}

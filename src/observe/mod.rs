@@ -1,0 +1,3 @@
+//! What pgq tells about itself without being asked.
+
+pub mod log;

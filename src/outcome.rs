@@ -1,0 +1,89 @@
+//! What becomes of a job whose attempt failed: engine's judgement, written by store. Called by workers for
+//! handlers and ended leases, and by api for `pgq.fail`; so there is one way to fail.
+
+use crate::engine::backoff::{free_wait, FREE_RETRIES};
+use crate::engine::names;
+use crate::engine::options::{self, Retry, RetryOptions};
+use crate::engine::state::{judge, Outcome, State, Tally, Verdict};
+use crate::engine::time::{Micros, Span};
+use crate::error::Result;
+use crate::observe::log;
+use crate::pg::datum::Flat;
+use crate::pg::xact::Caught;
+use crate::pg::{at_commit, clock};
+use crate::settings;
+use crate::store::finish::{self, End, Return};
+use crate::store::row::Job;
+
+/// How the caller wants a failure to be taken.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Failure {
+    /// What the handler and the queue say about retries, in this order.
+    pub places: [RetryOptions; 2],
+    /// No further attempt.
+    pub permanent: bool,
+    /// This wait instead of the backoff.
+    pub retry_in: Option<Span>,
+}
+
+/// The word for the state that a failed job got.
+pub type Word = &'static str;
+
+/// Writes the next life of `job`, which this transaction has taken, after its present attempt failed.
+pub fn failed(job: &Job, error: &Caught, how: &Failure) -> Result<Word> {
+    let defaults = Retry { max_attempts: settings::max_attempts(), backoff: settings::backoff() };
+    let retry = options::retry(job.max_attempts, &how.places, defaults);
+    let attempt = job.current_attempt();
+    let tally = Tally { attempt, failures: job.failures, max_attempts: retry.max_attempts };
+    let verdict = judge(tally, &error.sqlstate, how.permanent, FREE_RETRIES);
+    let kept = as_json(error);
+    let now = Micros(clock::now());
+    let noise = u64::try_from(now.0).unwrap_or(0) ^ u64::try_from(job.id).unwrap_or(0).wrapping_mul(0x9e37_79b9);
+    let queue = names::hash(&job.queue);
+    at_commit::touch(queue);
+    match verdict {
+        Verdict::Retry { counted } => {
+            let failures = job.failures.saturating_add(i32::from(counted));
+            let wait = how.retry_in.unwrap_or_else(|| {
+                if counted { retry.backoff.wait(failures, noise) } else { free_wait(attempt - failures, noise) }
+            });
+            let due = now.after(wait);
+            let state = if wait <= Span::ZERO { State::Ready } else { State::Scheduled };
+            finish::put_back(job, &Return { state, execute_at: due, attempt, failures, error: kept.as_ref() })?;
+            at_commit::count(queue, 0, u64::from(counted));
+            let next = format!("{failures} of {} failures, next try in {} ms", retry.max_attempts, wait.as_millis());
+            log::job_failed(job.id, &job.queue, attempt, error, &next);
+            Ok(state.word())
+        }
+        Verdict::Dead => {
+            let failures = job.failures.saturating_add(1);
+            let end = End { outcome: Outcome::Dead, attempt, failures, result: None, error: kept.as_ref() };
+            finish::keep(job, &end)?;
+            at_commit::count(queue, 0, 1);
+            log::job_failed(job.id, &job.queue, attempt, error, "dead");
+            Ok(Outcome::Dead.word())
+        }
+    }
+}
+
+/// A lease ended before its holder said anything: counted, and ready again at once (or dead).
+pub fn lease_ended(job: &Job, queue: RetryOptions) -> Result<Word> {
+    let how = Failure { places: [RetryOptions::default(), queue], permanent: false, retry_in: Some(Span::ZERO) };
+    failed(job, &Caught::new("57014", "the lease ended"), &how)
+}
+
+/// An error as the tables keep it.
+pub fn as_json(error: &Caught) -> Option<Flat> {
+    let mut map = serde_json::Map::new();
+    let mut add = |name: &str, value: Option<&str>| {
+        if let Some(value) = value.filter(|v| !v.is_empty()) {
+            map.insert(name.into(), value.replace('\0', "").into());
+        }
+    };
+    add("sqlstate", Some(&error.sqlstate));
+    add("message", Some(&error.message));
+    add("detail", error.detail.as_deref());
+    add("hint", error.hint.as_deref());
+    add("context", error.context.as_deref());
+    Flat::jsonb(&serde_json::Value::Object(map).to_string())
+}

@@ -1,0 +1,64 @@
+//! Keeping an error's CONTEXT lines (and the rest of it), which pgrx's boundary frees.
+//!
+//! errfinish (elog.c) calls the error context callbacks from the innermost to the outermost while the
+//! error lies on its stack. Ours is the outermost of a job, so the error is complete when it is called:
+//! CopyErrorData gives a copy, of which we keep what a job's record needs.
+
+use std::cell::RefCell;
+
+use pgrx::pg_sys;
+
+/// ERROR's level since 14 (elog.h); FATAL and PANIC are above.
+const ERROR: i32 = 21;
+
+thread_local! {
+    static LAST: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Installs the callback around `work`; the context of the last error raised inside is in `take`.
+pub fn watch<T>(work: impl FnOnce() -> T) -> T {
+    LAST.with(|last| last.replace(None));
+    // SAFETY: the callback's frame outlives `work`; when an error unwinds past us, the boundary that caught it
+    // set error_context_stack back to what it was before (pgrx ffi.rs), and `reset` is called by the driver.
+    unsafe {
+        let mut frame = pg_sys::ErrorContextCallback {
+            previous: pg_sys::error_context_stack,
+            callback: Some(keep),
+            arg: std::ptr::null_mut(),
+        };
+        let previous = frame.previous;
+        pg_sys::error_context_stack = &mut frame;
+        let result = work();
+        pg_sys::error_context_stack = previous;
+        result
+    }
+}
+
+/// A watch that was left by an error: forgets its frame. Called by the driver that caught the error.
+pub(super) fn reset() {
+    // SAFETY: a worker's driver is the outermost: no callback of anybody else can be below it.
+    unsafe { pg_sys::error_context_stack = std::ptr::null_mut() }
+}
+
+/// The CONTEXT of the last error raised under `watch`.
+pub fn take() -> Option<String> {
+    LAST.with(|last| last.replace(None))
+}
+
+/// # Safety
+/// Called by errfinish only.
+unsafe extern "C-unwind" fn keep(_: *mut std::ffi::c_void) {
+    // SAFETY: an error is on elog's stack (we are called by errfinish); CopyErrorData must not run in
+    // ErrorContext, so the copy goes to TopMemoryContext and is freed at once.
+    unsafe {
+        let old = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+        let error = pg_sys::CopyErrorData();
+        pg_sys::MemoryContextSwitchTo(old);
+        if (*error).elevel >= ERROR {
+            let context = (*error).context;
+            let text = (!context.is_null()).then(|| std::ffi::CStr::from_ptr(context).to_string_lossy().into_owned());
+            LAST.with(|last| last.replace(text));
+        }
+        pg_sys::FreeErrorData(error);
+    }
+}

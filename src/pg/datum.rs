@@ -1,0 +1,166 @@
+//! Values that pass through us unread: jsonb, arrays, rows. Copied out of PostgreSQL's memory as they
+//! are, so that a number like 1e400 or 0.10 comes out as it went in, and nothing dangles.
+
+use pgrx::callconv::{Arg as PgArg, ArgAbi, BoxRet, FcInfo};
+use pgrx::nullable::Nullable;
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
+use pgrx::{datum::Datum as PgDatum, pg_sys, FromDatum, IntoDatum};
+
+/// A variable-length value, detoasted and copied. Aligned to 8 bytes, because PostgreSQL reads it in place.
+#[derive(Clone)]
+pub struct Flat(Box<[u64]>, usize);
+
+impl std::fmt::Debug for Flat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the content: args may be secret and errors are printed.
+        write!(f, "Flat({} bytes)", self.1)
+    }
+}
+
+impl Flat {
+    /// The value's size in bytes, header included.
+    pub fn len(&self) -> usize {
+        self.1
+    }
+
+    /// The value as a Datum that points into this copy: valid as long as `self`, and never written to.
+    pub(super) fn datum(&self) -> pg_sys::Datum {
+        pg_sys::Datum::from(self.0.as_ptr())
+    }
+
+    /// jsonb from its text, by PostgreSQL's own parser. Raises 22P02 for what is no JSON.
+    pub fn jsonb(text: &str) -> Option<Self> {
+        let text = std::ffi::CString::new(text).ok()?;
+        // SAFETY: jsonb_in takes a C string that outlives the call; from_datum copies the result.
+        unsafe {
+            let datum = pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(text.as_ptr().into())])?;
+            Flat::from_polymorphic_datum(datum, false, pg_sys::JSONBOID)
+        }
+    }
+
+    /// jsonb as text. The server's encoding may be any: what is not UTF-8 is replaced.
+    pub fn json_text(&self) -> String {
+        // SAFETY: self holds a jsonb (the callers' type); jsonb_out returns a palloc'd C string.
+        unsafe {
+            match pgrx::direct_function_call_as_datum(pg_sys::jsonb_out, &[Some(self.datum())]) {
+                Some(out) => std::ffi::CStr::from_ptr(out.cast_mut_ptr()).to_string_lossy().into_owned(),
+                None => String::new(),
+            }
+        }
+    }
+
+    /// For a row value: its type's oid, as its header says.
+    pub fn row_type(&self) -> pg_sys::Oid {
+        let header: *const pg_sys::HeapTupleHeaderData = self.0.as_ptr().cast();
+        // SAFETY: rows come from SPI as composite datums, whose header carries t_datum (htup_details.h).
+        unsafe { (*header).t_choice.t_datum.datum_typeid }
+    }
+
+    /// For a row value: a copy whose int column `number` (from 1) is `value`.
+    pub fn with_int(&self, number: usize, value: i32) -> Self {
+        // SAFETY: the row's own descriptor is looked up from its header, the arrays have its length, and the
+        // copy is flat because every attribute is.
+        unsafe {
+            let header: pg_sys::HeapTupleHeader = self.0.as_ptr().cast_mut().cast();
+            let desc = pg_sys::lookup_rowtype_tupdesc(
+                self.row_type(),
+                (*header).t_choice.t_datum.datum_typmod,
+            );
+            let count = usize::try_from((*desc).natts).unwrap_or(0);
+            let mut tuple = pg_sys::HeapTupleData {
+                t_len: u32::try_from(self.1).unwrap_or(0),
+                t_data: header,
+                ..Default::default()
+            };
+            let mut values = vec![pg_sys::Datum::null(); count];
+            let mut nulls = vec![false; count];
+            pg_sys::heap_deform_tuple(&mut tuple, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+            values[number - 1] = pg_sys::Datum::from(value);
+            nulls[number - 1] = false;
+            let made = pg_sys::heap_form_tuple(desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+            let datum = pg_sys::heap_copy_tuple_as_datum(made, desc);
+            if (*desc).tdrefcount >= 0 {
+                pg_sys::DecrTupleDescRefCount(desc);
+            }
+            let copy = Flat::copy(datum);
+            pg_sys::heap_freetuple(made);
+            copy
+        }
+    }
+
+    /// # Safety
+    /// `datum` must be a not-null varlena of any kind (short, compressed and external included).
+    unsafe fn copy(datum: pg_sys::Datum) -> Self {
+        // SAFETY: the caller's promise; pg_detoast_datum returns the value itself or a palloc'd plain copy.
+        unsafe {
+            let given: *mut pg_sys::varlena = datum.cast_mut_ptr();
+            let plain = pg_sys::pg_detoast_datum(given);
+            let len = pgrx::varsize_any(plain);
+            let mut copy = vec![0_u64; len.div_ceil(8)].into_boxed_slice();
+            std::ptr::copy_nonoverlapping(plain.cast::<u8>(), copy.as_mut_ptr().cast::<u8>(), len);
+            if plain != given {
+                pg_sys::pfree(plain.cast());
+            }
+            Flat(copy, len)
+        }
+    }
+}
+
+impl FromDatum for Flat {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<Self> {
+        // SAFETY: not null, and Flat is only asked for where the SQL type is a varlena.
+        (!is_null).then(|| unsafe { Flat::copy(datum) })
+    }
+}
+
+impl IntoDatum for Flat {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        // SAFETY: palloc gives `len` bytes in the current context; the copy is the value's exact size.
+        unsafe {
+            let copy = pg_sys::palloc(self.1);
+            std::ptr::copy_nonoverlapping(self.0.as_ptr().cast::<u8>(), copy.cast::<u8>(), self.1);
+            Some(pg_sys::Datum::from(copy))
+        }
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::JSONBOID
+    }
+}
+
+// SAFETY: unboxing copies the argument (from_datum); a null never reaches it but through Option.
+unsafe impl<'fcx> ArgAbi<'fcx> for Flat {
+    unsafe fn unbox_arg_unchecked(arg: PgArg<'_, 'fcx>) -> Self {
+        // SAFETY: the SQL declarations give Flat only to varlena types, as Option<Flat>, so null was looked at.
+        match unsafe { arg.unbox_arg_using_from_datum() } {
+            Some(flat) => flat,
+            None => Flat(Box::new([]), 0),
+        }
+    }
+
+    unsafe fn unbox_nullable_arg(arg: PgArg<'_, 'fcx>) -> Nullable<Self> {
+        // SAFETY: as above.
+        unsafe { arg.unbox_arg_using_from_datum().into() }
+    }
+}
+
+// SAFETY: the Datum returned is a palloc'd copy in the caller's context.
+unsafe impl BoxRet for Flat {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> PgDatum<'fcx> {
+        match self.into_datum() {
+            // SAFETY: see above.
+            Some(datum) => unsafe { fcinfo.return_raw_datum(datum) },
+            None => fcinfo.return_null(),
+        }
+    }
+}
+
+// SAFETY: only pgrx's generator reads this; our functions are declared in sql/schema/functions.sql.
+unsafe impl SqlTranslatable for Flat {
+    const TYPE_IDENT: &'static str = "pgq::pg::datum::Flat";
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("jsonb"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("jsonb")));
+}

@@ -1,0 +1,66 @@
+//! The extension itself: its oid, its version, and the lock that lets DROP EXTENSION wait for us cleanly.
+//!
+//! DROP EXTENSION takes AccessExclusiveLock on the extension object before anything else. Each of our
+//! workers' transactions takes AccessShareLock on it first, and only then touches tables: one order,
+//! no deadlock.
+
+use pgrx::pg_sys;
+
+/// The extension's oid in this database, zero when it is not there.
+pub fn oid() -> u32 {
+    // SAFETY: a catalog look-up inside a transaction.
+    unsafe { pg_sys::get_extension_oid(c"pgq".as_ptr(), true) }.to_u32()
+}
+
+/// Waits for the lock, held to the end of the transaction. True when the extension is still `expected`.
+pub fn lock(expected: u32) -> bool {
+    // SAFETY: a lock of the ordinary lock manager inside a transaction; waits are interruptible.
+    unsafe {
+        pg_sys::LockDatabaseObject(
+            pg_sys::ExtensionRelationId,
+            pg_sys::Oid::from(expected),
+            0,
+            i32::try_from(pg_sys::AccessShareLock).unwrap_or(1),
+        );
+    }
+    oid() == expected
+}
+
+/// The same without waiting: `None` when somebody drops it or waits to.
+pub fn try_lock(expected: u32) -> Option<bool> {
+    // SAFETY: ConditionalLockDatabaseObject is LockAcquire with dontWait on the tag that SET_LOCKTAG_OBJECT makes.
+    let got = unsafe {
+        let tag = super::database::object_tag(
+            pg_sys::MyDatabaseId.to_u32(),
+            pg_sys::ExtensionRelationId.to_u32(),
+            expected,
+        );
+        pg_sys::LockAcquire(&tag, i32::try_from(pg_sys::AccessShareLock).unwrap_or(1), false, true)
+    };
+    if got == pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {
+        return None;
+    }
+    // SAFETY: as LockDatabaseObject does after it got the lock: look at what happened meanwhile.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    Some(oid() == expected)
+}
+
+/// A transaction-level lock on (the job table, `hash`): two producers of one key take turns. A collision of
+/// hashes costs a wait, no more. False, only with `wait = false`, when somebody else has it.
+pub fn lock_key(table: u32, hash: u32, wait: bool) -> bool {
+    // SAFETY: as above; ExclusiveLock conflicts with itself and nobody else uses this tag.
+    unsafe {
+        let tag = super::database::object_tag(pg_sys::MyDatabaseId.to_u32(), table, hash);
+        let got = pg_sys::LockAcquire(&tag, i32::try_from(pg_sys::ExclusiveLock).unwrap_or(7), false, !wait);
+        got != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    }
+}
+
+/// The oid of pgq.job, zero when it is not there.
+pub fn job_table() -> u32 {
+    // SAFETY: syscache look-ups inside a transaction.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"pgq".as_ptr(), true);
+        pg_sys::get_relname_relid(c"job".as_ptr(), schema).to_u32()
+    }
+}

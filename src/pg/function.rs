@@ -1,0 +1,180 @@
+//! Handlers: resolving a registered signature, checking the right to execute it, calling it.
+//!
+//! fmgr checks no right by itself, and its cached FmgrInfo is not told of ALTER FUNCTION: so both the
+//! check and the look-up are done anew in each transaction. Never FunctionCallNColl: it raises when a
+//! function returns NULL, as SQL functions returning void do.
+
+use pgrx::{direct_function_call, pg_sys, IntoDatum};
+
+use super::datum::Flat;
+use super::guc::Nest;
+use super::xact;
+
+/// What a handler takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// ()
+    Nothing,
+    /// (args jsonb)
+    Args,
+    /// (id bigint, args jsonb)
+    IdArgs,
+    /// (job pgq.job)
+    Job,
+}
+
+impl Shape {
+    /// From the table's word (handler_shape_check).
+    pub fn from_word(word: &str) -> Self {
+        match word {
+            "args" => Shape::Args,
+            "id_args" => Shape::IdArgs,
+            "job" => Shape::Job,
+            _ => Shape::Nothing,
+        }
+    }
+}
+
+/// A handler, ready to be called in this transaction.
+pub struct Callable {
+    oid: pg_sys::Oid,
+    returns: pg_sys::Oid,
+    shape: Shape,
+    info: pg_sys::FmgrInfo,
+}
+
+/// One job as a handler gets it.
+pub struct Input<'a> {
+    /// Its id.
+    pub id: i64,
+    /// Its args.
+    pub args: &'a Flat,
+    /// The whole row, with the attempt that is being made.
+    pub job: Option<&'a Flat>,
+}
+
+/// Room for the largest FunctionCallInfo that we build: header and two arguments.
+#[repr(C, align(8))]
+struct CallSpace([u8; CALL_BYTES]);
+const CALL_BYTES: usize =
+    size_of::<pg_sys::FunctionCallInfoBaseData>() + 2 * size_of::<pg_sys::NullableDatum>();
+
+impl Callable {
+    /// Resolves `signature` (fully qualified). `Err` is the reason why it cannot run.
+    pub fn resolve(signature: &str, shape: Shape) -> Result<Self, String> {
+        let text = signature.into_datum();
+        // SAFETY: to_regprocedure takes one text and returns NULL for what does not exist.
+        let oid: Option<pg_sys::Oid> = unsafe { direct_function_call(pg_sys::to_regprocedure, &[text]) };
+        let Some(oid) = oid else {
+            return Err(format!("function {signature} does not exist"));
+        };
+        if !may_execute(oid) {
+            return Err(format!("permission denied for function {signature}"));
+        }
+        let mut info = pg_sys::FmgrInfo::default();
+        // SAFETY: an existing function; what fmgr hangs onto the info lives in the current (transaction's) memory.
+        let returns = unsafe {
+            pg_sys::fmgr_info(oid, &mut info);
+            pg_sys::get_func_rettype(oid)
+        };
+        Ok(Callable { oid, returns, shape, info })
+    }
+
+    /// Calls it for one job, as a command of its own, and takes back the settings it changed. With
+    /// `keep_result` the result comes back as jsonb.
+    pub fn call(&mut self, input: &Input<'_>, keep_result: bool) -> Option<Flat> {
+        xact::command(|| {
+            let nest = Nest::open();
+            let result = self.invoke(input);
+            let kept = if keep_result { result.and_then(|r| self.to_jsonb(r)) } else { None };
+            nest.close();
+            kept
+        })
+    }
+
+    fn invoke(&mut self, input: &Input<'_>) -> Option<pg_sys::Datum> {
+        let mut space = CallSpace([0; CALL_BYTES]);
+        let call: pg_sys::FunctionCallInfo = (&raw mut space).cast();
+        let given: [Option<pg_sys::Datum>; 2] = match self.shape {
+            Shape::Nothing => [None, None],
+            Shape::Args => [Some(input.args.datum()), None],
+            Shape::IdArgs => [input.id.into_datum(), Some(input.args.datum())],
+            Shape::Job => [input.job.map(Flat::datum), None],
+        };
+        // SAFETY: the space is zeroed and large enough for two arguments; the info belongs to this transaction; the
+        // arguments live in `input`. fn_addr is called through pgrx's boundary, so an ERROR becomes a panic here.
+        unsafe {
+            (*call).flinfo = &mut self.info;
+            let arguments = (*call).args.as_mut_ptr();
+            let mut count = 0;
+            for (n, datum) in given.into_iter().enumerate() {
+                if let Some(value) = datum {
+                    *arguments.add(n) = pg_sys::NullableDatum { value, isnull: false };
+                    count += 1;
+                }
+            }
+            (*call).nargs = count;
+            let function = self.info.fn_addr?;
+            let result = pg_sys::ffi::pg_guard_ffi_boundary(|| function(call));
+            (!(*call).isnull && self.returns != pg_sys::VOIDOID).then_some(result)
+        }
+    }
+
+    fn to_jsonb(&self, result: pg_sys::Datum) -> Option<Flat> {
+        if self.returns == pg_sys::RECORDOID {
+            return None;
+        }
+        to_jsonb(result, self.returns)
+    }
+
+    /// The function's oid.
+    pub fn oid(&self) -> u32 {
+        self.oid.to_u32()
+    }
+}
+
+/// Any value as jsonb, by PostgreSQL's to_jsonb: a polymorphic function learns its type from the call's expression.
+fn to_jsonb(value: pg_sys::Datum, kind: pg_sys::Oid) -> Option<Flat> {
+    // SAFETY: the expression is one Const of the value's type, alive during the call; the result is copied.
+    unsafe {
+        let mut info = pg_sys::FmgrInfo::default();
+        pg_sys::fmgr_info(pg_sys::Oid::from(TO_JSONB), &mut info);
+        let mut length = 0_i16;
+        let mut by_value = false;
+        pg_sys::get_typlenbyval(kind, &mut length, &mut by_value);
+        let constant = pg_sys::makeConst(kind, -1, pg_sys::InvalidOid, i32::from(length), value, false, by_value);
+        let arguments = pg_sys::lappend(std::ptr::null_mut(), constant.cast());
+        let expression = pg_sys::makeFuncExpr(
+            pg_sys::Oid::from(TO_JSONB),
+            pg_sys::JSONBOID,
+            arguments,
+            pg_sys::InvalidOid,
+            pg_sys::InvalidOid,
+            pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
+        );
+        info.fn_expr = expression.cast();
+        let mut space = CallSpace([0; CALL_BYTES]);
+        let call: pg_sys::FunctionCallInfo = (&raw mut space).cast();
+        (*call).flinfo = &mut info;
+        (*call).nargs = 1;
+        *(*call).args.as_mut_ptr() = pg_sys::NullableDatum { value, isnull: false };
+        let function = info.fn_addr?;
+        let result = pg_sys::ffi::pg_guard_ffi_boundary(|| function(call));
+        pgrx::FromDatum::from_polymorphic_datum(result, (*call).isnull, pg_sys::JSONBOID)
+    }
+}
+
+/// The oid of to_jsonb(anyelement), fixed in pg_proc.dat since 9.5.
+const TO_JSONB: u32 = 3787;
+
+fn may_execute(oid: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up inside a transaction, for the present user.
+    unsafe {
+        let mode = pg_sys::AclMode::from(pg_sys::ACL_EXECUTE);
+        #[cfg(feature = "pg15")]
+        let result = pg_sys::pg_proc_aclcheck(oid, pg_sys::GetUserId(), mode);
+        #[cfg(not(feature = "pg15"))]
+        let result = pg_sys::object_aclcheck(pg_sys::ProcedureRelationId, oid, pg_sys::GetUserId(), mode);
+        result == pg_sys::AclResult::ACLCHECK_OK
+    }
+}

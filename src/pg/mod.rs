@@ -1,0 +1,23 @@
+//! PostgreSQL as safe Rust: the only place with `unsafe`. One facility per file, safe signatures.
+//! Nothing here knows what a queue is, but for the layout of shared memory.
+
+pub mod activity;
+pub mod at_commit;
+pub mod bgworker;
+pub mod clock;
+pub mod context;
+pub mod database;
+pub mod datum;
+pub mod extension;
+pub mod function;
+pub mod guc;
+pub mod latch;
+pub mod log;
+pub mod memory;
+pub mod portal;
+pub mod shmem;
+pub mod signals;
+pub mod spi;
+pub mod timeout;
+pub mod user;
+pub mod xact;

@@ -1,0 +1,439 @@
+//! What the processes of one server share: who runs, who is to be woken, and hints about where work is.
+//!
+//! Everything here is a hint or a description of living processes; the tables decide. After a crash of
+//! the server it starts from zero. All fields are atomics; what must change together changes under
+//! `lock`, which is never held across a call into PostgreSQL.
+//!
+//! Size: under 32 KB, because without preloading it comes out of the slack that everybody's lock table
+//! grows into. The layout's version is part of the segment's name: another library makes another one.
+
+use std::cell::{Cell, UnsafeCell};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::SeqCst};
+
+use pgrx::pg_sys;
+
+use super::{clock, latch};
+
+/// Databases with pgq that one server can serve.
+pub const DATABASES: usize = 64;
+/// Executors of one server: the upper bound of pgq.max_workers.
+pub const EXECUTORS: usize = 64;
+/// Queues that have counters of done and failed jobs.
+pub const COUNTERS: usize = 128;
+/// Queues that a database remembers as touched between two looks of its scheduler.
+pub const TOUCHED: usize = 16;
+
+const NAME: &std::ffi::CStr = c"pgq shared memory, layout 1";
+const MAGIC: u64 = 0x7067_7120_3031_0001;
+
+/// A process that can be woken. All zero: nobody there.
+#[repr(C)]
+pub struct Place {
+    /// Its pid, zero when it is not there.
+    pub pid: AtomicI32,
+    /// Its number in the array of processes, plus one.
+    number: AtomicI32,
+    /// Set by whoever wants it to look, taken back by it before it looks.
+    pub wake: AtomicU32,
+}
+
+impl Place {
+    /// This process takes the place. False when somebody has it.
+    pub fn occupy(&self) -> bool {
+        if self.pid.compare_exchange(0, latch::my_pid(), SeqCst, SeqCst).is_err() {
+            return false;
+        }
+        self.number.store(latch::my_number() + 1, SeqCst);
+        true
+    }
+
+    /// This process gives the place up, if it has it.
+    pub fn vacate(&self) {
+        if self.pid.load(SeqCst) == latch::my_pid() {
+            self.number.store(0, SeqCst);
+            self.pid.store(0, SeqCst);
+        }
+    }
+
+    /// Is somebody there?
+    pub fn is_taken(&self) -> bool {
+        self.pid.load(SeqCst) != 0
+    }
+
+    /// Asks it to look: one exchange, and a latch only for the first who asks. False when nobody is there.
+    pub fn wake(&self) -> bool {
+        let first = self.wake.swap(1, SeqCst) == 0;
+        let number = self.number.load(SeqCst);
+        if number > 0 && first {
+            latch::wake(number - 1);
+        }
+        number > 0
+    }
+
+    /// Takes the request back. Do this after resetting the latch and before looking.
+    pub fn take_wake(&self) -> bool {
+        self.wake.swap(0, SeqCst) != 0
+    }
+}
+
+/// One database of the server.
+#[repr(C)]
+pub struct Database {
+    /// Its oid, zero for a free entry.
+    pub oid: AtomicU32,
+    /// 1 when the extension was seen there.
+    pub has_extension: AtomicU32,
+    /// Its scheduler.
+    pub scheduler: Place,
+    /// When the launcher asked for a scheduler; zero when none is on its way.
+    pub starting_since: AtomicI64,
+    /// The next moment at which a scheduler must be there; i64::MAX for none, zero before the first look.
+    pub due: AtomicI64,
+    /// No worker connects before this moment: somebody wanted the database for himself.
+    pub closed_until: AtomicI64,
+    /// 1 when a transaction that put jobs was prepared: its COMMIT PREPARED tells nobody.
+    pub prepared: AtomicU32,
+    /// 1 when a role here has work, no executor, and there is no room for one.
+    pub starving: AtomicU32,
+    /// Hashes of queues that got jobs since the scheduler's last look.
+    touched: [AtomicU64; TOUCHED],
+    /// 1 when there were more than fit.
+    touched_all: AtomicU32,
+}
+
+impl Database {
+    /// Notes that a queue got jobs. Called in commit callbacks: cannot fail.
+    pub fn touch(&self, queue: u64) {
+        for place in &self.touched {
+            let seen = place.load(SeqCst);
+            if seen == queue || (seen == 0 && place.compare_exchange(0, queue, SeqCst, SeqCst).is_ok()) {
+                return;
+            }
+        }
+        self.touched_all.store(1, SeqCst);
+    }
+
+    /// Notes that any queue may have got jobs.
+    pub fn touch_all(&self) {
+        self.touched_all.store(1, SeqCst);
+    }
+
+    /// Takes the notes: (hashes of queues, or any of them).
+    pub fn take_touched(&self) -> (Vec<u64>, bool) {
+        let all = self.touched_all.swap(0, SeqCst) != 0;
+        let queues = self.touched.iter().map(|t| t.swap(0, SeqCst)).filter(|t| *t != 0).collect();
+        (queues, all)
+    }
+}
+
+/// The states of an executor's slot.
+pub mod slot_state {
+    /// Nobody.
+    pub const FREE: u32 = 0;
+    /// Asked for, not there yet.
+    pub const STARTING: u32 = 1;
+    /// Has no work, or looks for it.
+    pub const IDLE: u32 = 2;
+    /// Works for a handler.
+    pub const BUSY: u32 = 3;
+}
+
+/// The place of one executor.
+#[repr(C)]
+pub struct Executor {
+    /// One of `slot_state`.
+    pub state: AtomicU32,
+    /// One more for each executor that gets the slot: tells a late one that the slot is no longer its own.
+    pub generation: AtomicU32,
+    /// Its process.
+    pub place: Place,
+    /// Where it is connected.
+    pub database: AtomicU32,
+    /// As whom.
+    pub role: AtomicU32,
+    /// The handler it works for, zero for none.
+    pub handler: AtomicI32,
+    /// The attempt of `job`.
+    pub attempt: AtomicI32,
+    /// The job it runs, zero for none.
+    pub job: AtomicI64,
+    /// Since when, in microseconds.
+    pub since: AtomicI64,
+    /// A job whose failure it is about to record: rolled back, but nobody else's to take.
+    pub recording: AtomicI64,
+    /// A job that somebody wants interrupted here.
+    pub cancel: AtomicI64,
+    /// 1: leave when the present transaction is over.
+    pub leave: AtomicU32,
+    /// When it was asked for.
+    pub started: AtomicI64,
+    /// The generation whose executor connected.
+    pub arrived: AtomicU32,
+}
+
+/// Done and failed jobs of one queue since the server's start.
+#[repr(C)]
+struct Counter {
+    key: AtomicU64,
+    done: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// The segment. All zero is its state at the start.
+#[repr(C)]
+pub struct Shared {
+    magic: AtomicU64,
+    lock: UnsafeCell<pg_sys::LWLock>,
+    /// When it was made: since when the counters count.
+    pub started_at: AtomicI64,
+    /// The launcher.
+    pub launcher: Place,
+    /// When somebody last tried to start it.
+    pub launcher_asked: AtomicI64,
+    /// The databases.
+    pub databases: [Database; DATABASES],
+    /// The executors.
+    pub executors: [Executor; EXECUTORS],
+    counters: [Counter; COUNTERS],
+}
+
+// SAFETY: all fields but `lock` are atomics, and the LWLock is made to be shared.
+unsafe impl Sync for Shared {}
+
+const _: () = assert!(size_of::<Shared>() <= 32 * 1024);
+
+/// AddinShmemInitLock: number 21 of the individual LWLocks in 15 to 18 (lwlocknames.txt, lwlocklist.h).
+const ADDIN_SHMEM_INIT_LOCK: usize = 21;
+
+thread_local! {
+    static ATTACHED: Cell<Option<&'static Shared>> = const { Cell::new(None) };
+}
+
+/// The segment, made by whoever asks first. `None` when the server has no memory left for it; then
+/// there are no workers and no wake-ups, and put and claim work all the same.
+pub fn shared() -> Option<&'static Shared> {
+    if let Some(shared) = ATTACHED.get() {
+        return Some(shared);
+    }
+    let shared = attach()?;
+    ATTACHED.set(Some(shared));
+    Some(shared)
+}
+
+fn attach() -> Option<&'static Shared> {
+    // SAFETY: ShmemInitStruct under AddinShmemInitLock, as every extension does it (contrib/pg_stat_statements).
+    // It raises when memory is out: caught, and the lock released. The memory lives as long as the server's
+    // shared memory, which a backend does not outlive; it is zero or already initialised by these same lines.
+    unsafe {
+        let lock = &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        let mut found = false;
+        let memory = pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(|| {
+            pg_sys::ShmemInitStruct(NAME.as_ptr(), size_of::<Shared>(), &mut found)
+        }))
+        .catch_others(|_| std::ptr::null_mut())
+        .execute();
+        let shared = memory.cast::<Shared>();
+        if !shared.is_null() && !found {
+            std::ptr::write_bytes(shared.cast::<u8>(), 0, size_of::<Shared>());
+            pg_sys::LWLockInitialize((*shared).lock.get(), pg_sys::LWLockNewTrancheId());
+            (*shared).started_at.store(clock::now(), SeqCst);
+            (*shared).magic.store(MAGIC, SeqCst);
+        }
+        pg_sys::LWLockRelease(lock);
+        shared.as_ref().filter(|s| s.magic.load(SeqCst) == MAGIC)
+    }
+}
+
+/// Asks the starting server for the room. Only from _PG_init while preloading; `next` is the earlier hook's duty.
+pub fn request_at_start() {
+    static mut NEXT: pg_sys::shmem_request_hook_type = None;
+    unsafe extern "C-unwind" fn request() {
+        // SAFETY: the postmaster calls this once, from process_shmem_requests; the hook before ours goes first.
+        unsafe {
+            if let Some(next) = NEXT {
+                next();
+            }
+            pg_sys::RequestAddinShmemSpace(size_of::<Shared>());
+        }
+    }
+    // SAFETY: the postmaster's single thread, while libraries are preloaded.
+    unsafe {
+        NEXT = pg_sys::shmem_request_hook;
+        pg_sys::shmem_request_hook = Some(request);
+    }
+}
+
+impl Shared {
+    /// Runs `change` alone. It must not call into PostgreSQL.
+    pub fn locked<T>(&self, change: impl FnOnce() -> T) -> T {
+        // SAFETY: an initialised LWLock; released below, or by LWLockReleaseAll should the process end in between.
+        unsafe {
+            pg_sys::LWLockAcquire(self.lock.get(), pg_sys::LWLockMode::LW_EXCLUSIVE);
+            let result = change();
+            pg_sys::LWLockRelease(self.lock.get());
+            result
+        }
+    }
+
+    /// The entry of a database, if it has one.
+    pub fn find_database(&self, oid: u32) -> Option<&Database> {
+        self.databases.iter().find(|d| d.oid.load(SeqCst) == oid)
+    }
+
+    /// The entry of a database, made if there is room.
+    pub fn database(&self, oid: u32) -> Option<&Database> {
+        if let Some(found) = self.find_database(oid) {
+            return Some(found);
+        }
+        self.locked(|| {
+            let entry = self.find_database(oid).or_else(|| self.find_database(0))?;
+            entry.oid.store(oid, SeqCst);
+            Some(entry)
+        })
+    }
+
+    /// Frees the entry of a database that is gone or has no extension (any more).
+    pub fn forget_database(&self, oid: u32) {
+        if let Some(entry) = self.find_database(oid) {
+            self.locked(|| {
+                entry.has_extension.store(0, SeqCst);
+                entry.due.store(0, SeqCst);
+                entry.closed_until.store(0, SeqCst);
+                entry.prepared.store(0, SeqCst);
+                entry.starving.store(0, SeqCst);
+                entry.starting_since.store(0, SeqCst);
+                entry.scheduler.wake.store(0, SeqCst);
+                entry.oid.store(0, SeqCst);
+            });
+            entry.take_touched();
+        }
+    }
+
+    /// Takes a free slot for an executor of (database, role), unless `most` are taken: (slot, generation).
+    pub fn reserve(&self, database: u32, role: u32, most: usize, now: i64) -> Option<(usize, u32)> {
+        self.locked(|| {
+            let taken = self.executors.iter().filter(|e| e.state.load(SeqCst) != slot_state::FREE).count();
+            if taken >= most {
+                return None;
+            }
+            let number = self.executors.iter().position(|e| e.state.load(SeqCst) == slot_state::FREE)?;
+            let slot = &self.executors[number];
+            slot.clear();
+            slot.database.store(database, SeqCst);
+            slot.role.store(role, SeqCst);
+            slot.started.store(now, SeqCst);
+            let generation = slot.generation.fetch_add(1, SeqCst) + 1;
+            slot.state.store(slot_state::STARTING, SeqCst);
+            Some((number, generation))
+        })
+    }
+
+    /// Frees a slot whose executor never came.
+    pub fn free(&self, number: usize, generation: u32) {
+        self.locked(|| {
+            let slot = &self.executors[number];
+            if slot.generation.load(SeqCst) == generation && slot.state.load(SeqCst) == slot_state::STARTING {
+                slot.state.store(slot_state::FREE, SeqCst);
+            }
+        });
+    }
+
+    /// The executor in `number` begins to work for `handler`, if fewer than `limit` do in its database.
+    pub fn begin(&self, number: usize, handler: i32, limit: usize) -> bool {
+        self.locked(|| {
+            let slot = &self.executors[number];
+            let database = slot.database.load(SeqCst);
+            let busy = self.executors.iter().enumerate().filter(|(at, e)| {
+                *at != number
+                    && e.state.load(SeqCst) == slot_state::BUSY
+                    && e.database.load(SeqCst) == database
+                    && e.handler.load(SeqCst) == handler
+            });
+            if busy.count() >= limit {
+                return false;
+            }
+            slot.handler.store(handler, SeqCst);
+            slot.state.store(slot_state::BUSY, SeqCst);
+            true
+        })
+    }
+
+    /// The executors of a database that exist or are on their way, with their numbers.
+    pub fn executors_of(&self, database: u32) -> impl Iterator<Item = (usize, &Executor)> {
+        self.executors.iter().enumerate().filter(move |(_, e)| {
+            e.state.load(SeqCst) != slot_state::FREE && e.database.load(SeqCst) == database
+        })
+    }
+
+    /// Who runs `job` of `database`, if anybody does.
+    pub fn runner(&self, database: u32, job: i64) -> Option<&Executor> {
+        self.executors_of(database).map(|(_, e)| e).find(|e| e.job.load(SeqCst) == job)
+    }
+
+    /// Executors that may still be started when `most` are allowed.
+    pub fn room(&self, most: usize) -> usize {
+        let taken = self.executors.iter().filter(|e| e.state.load(SeqCst) != slot_state::FREE).count();
+        most.saturating_sub(taken)
+    }
+
+    /// Adds to the counters of a queue. Called in commit callbacks: cannot fail; a queue too many is not counted.
+    pub fn count(&self, database: u32, queue: u64, done: u64, failed: u64) {
+        if let Some(counter) = self.counter(database, queue, true) {
+            counter.done.fetch_add(done, SeqCst);
+            counter.failed.fetch_add(failed, SeqCst);
+        }
+    }
+
+    /// (done, failed) of a queue since `started_at`.
+    pub fn counted(&self, database: u32, queue: u64) -> (u64, u64) {
+        self.counter(database, queue, false).map_or((0, 0), |c| (c.done.load(SeqCst), c.failed.load(SeqCst)))
+    }
+
+    fn counter(&self, database: u32, queue: u64, make: bool) -> Option<&Counter> {
+        let key = (queue ^ u64::from(database).wrapping_mul(0x9e37_79b9_7f4a_7c15)).max(1);
+        let start = usize::try_from(key % COUNTERS as u64).unwrap_or(0);
+        for step in 0..COUNTERS {
+            let counter = &self.counters[(start + step) % COUNTERS];
+            let seen = counter.key.load(SeqCst);
+            if seen == key {
+                return Some(counter);
+            }
+            if seen == 0 {
+                if !make {
+                    return None;
+                }
+                match counter.key.compare_exchange(0, key, SeqCst, SeqCst) {
+                    Ok(_) => return Some(counter),
+                    Err(other) if other == key => return Some(counter),
+                    Err(_) => {}
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Executor {
+    /// Wakes it.
+    pub fn wake(&self) {
+        self.place.wake();
+    }
+
+    /// Forgets what ran here. Under the lock, or by the executor itself.
+    pub fn clear(&self) {
+        self.handler.store(0, SeqCst);
+        self.set_job(0, 0, 0);
+        self.recording.store(0, SeqCst);
+        self.cancel.store(0, SeqCst);
+        self.leave.store(0, SeqCst);
+        self.place.wake.store(0, SeqCst);
+    }
+
+    /// Says which job runs; zero for none.
+    pub fn set_job(&self, job: i64, attempt: i32, since: i64) {
+        self.attempt.store(attempt, SeqCst);
+        self.since.store(since, SeqCst);
+        self.job.store(job, SeqCst);
+    }
+}

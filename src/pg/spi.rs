@@ -1,0 +1,327 @@
+//! Statements on our own tables: prepared once a backend, run as the tables' owner under a pinned
+//! search_path, their rows read into Rust before SPI ends. The only place that uses SPI.
+
+use std::cell::Cell;
+use std::ffi::CString;
+
+use pgrx::datum::Interval;
+use pgrx::{pg_sys, FromDatum, IntoDatum};
+
+use super::datum::Flat;
+use super::user;
+use crate::error::{Error, Result};
+
+/// The type of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// text
+    Text,
+    /// text[]
+    Texts,
+    /// integer
+    Int,
+    /// integer[]
+    Ints,
+    /// bigint
+    Bigint,
+    /// bigint[]
+    Bigints,
+    /// boolean
+    Bool,
+    /// timestamptz
+    Time,
+    /// timestamptz[]
+    Times,
+    /// interval
+    Interval,
+    /// jsonb
+    Jsonb,
+    /// jsonb[]
+    Jsonbs,
+    /// oid
+    Oid,
+    /// the row type pgq.job
+    Job,
+}
+
+/// A value for a parameter; its variant says how it is passed, the statement what it is.
+pub enum Arg<'a> {
+    /// NULL
+    Null,
+    /// text
+    Text(&'a str),
+    /// text[]
+    Texts(&'a [Option<String>]),
+    /// integer
+    Int(i32),
+    /// integer[]
+    Ints(&'a [Option<i32>]),
+    /// bigint
+    Bigint(i64),
+    /// bigint[], or timestamptz[]: the same eight bytes
+    Bigints(&'a [i64]),
+    /// boolean
+    Bool(bool),
+    /// timestamptz in microseconds
+    Time(i64),
+    /// interval
+    Interval(Interval),
+    /// jsonb, jsonb[] or a row
+    Flat(&'a Flat),
+    /// oid
+    Oid(u32),
+}
+
+impl<'a> Arg<'a> {
+    /// text or NULL
+    pub fn text(value: Option<&'a str>) -> Self {
+        value.map_or(Arg::Null, Arg::Text)
+    }
+
+    /// integer or NULL
+    pub fn int(value: Option<i32>) -> Self {
+        value.map_or(Arg::Null, Arg::Int)
+    }
+
+    /// interval or NULL
+    pub fn interval(value: Option<Interval>) -> Self {
+        value.map_or(Arg::Null, Arg::Interval)
+    }
+
+    /// jsonb, jsonb[], a row, or NULL
+    pub fn flat(value: Option<&'a Flat>) -> Self {
+        value.map_or(Arg::Null, Arg::Flat)
+    }
+
+    fn datum(&self, kind: Type) -> Option<pg_sys::Datum> {
+        match self {
+            Arg::Null => None,
+            Arg::Text(text) => text.into_datum(),
+            Arg::Texts(texts) => texts.to_vec().into_datum(),
+            Arg::Int(n) => n.into_datum(),
+            Arg::Ints(all) => all.to_vec().into_datum(),
+            Arg::Bigint(n) | Arg::Time(n) => n.into_datum(),
+            Arg::Bigints(all) if kind == Type::Times => times(all),
+            Arg::Bigints(all) => all.to_vec().into_datum(),
+            Arg::Bool(b) => b.into_datum(),
+            Arg::Interval(i) => (*i).into_datum(),
+            Arg::Flat(flat) => Some(flat.datum()),
+            // Not by pgrx's conversion, which makes oid 0 a NULL.
+            Arg::Oid(oid) => Some(pg_sys::Datum::from(*oid)),
+        }
+    }
+}
+
+/// timestamptz[]: built by hand, because pgrx's own moments are normalised on the way and lose infinity.
+fn times(all: &[i64]) -> Option<pg_sys::Datum> {
+    let mut datums: Vec<pg_sys::Datum> = all.iter().map(|t| pg_sys::Datum::from(*t)).collect();
+    let count = i32::try_from(datums.len()).ok()?;
+    // SAFETY: eight-byte values passed by value, as timestamptz is on every platform that pgrx builds for.
+    let array = unsafe {
+        pg_sys::construct_array(datums.as_mut_ptr(), count, pg_sys::TIMESTAMPTZOID, 8, true, i8::try_from(b'd').unwrap_or(0))
+    };
+    Some(pg_sys::Datum::from(array))
+}
+
+impl Type {
+    fn oid(self) -> pg_sys::Oid {
+        match self {
+            Type::Text => pg_sys::TEXTOID,
+            Type::Texts => pg_sys::TEXTARRAYOID,
+            Type::Int => pg_sys::INT4OID,
+            Type::Ints => pg_sys::INT4ARRAYOID,
+            Type::Bigint => pg_sys::INT8OID,
+            Type::Bigints => pg_sys::INT8ARRAYOID,
+            Type::Bool => pg_sys::BOOLOID,
+            Type::Time => pg_sys::TIMESTAMPTZOID,
+            Type::Times => pg_sys::TIMESTAMPTZARRAYOID,
+            Type::Interval => pg_sys::INTERVALOID,
+            Type::Jsonb => pg_sys::JSONBOID,
+            Type::Jsonbs => pg_sys::JSONBARRAYOID,
+            Type::Oid => pg_sys::OIDOID,
+            Type::Job => job_type(),
+        }
+    }
+}
+
+/// The oid of the row type pgq.job in this database.
+fn job_type() -> pg_sys::Oid {
+    // SAFETY: syscache look-ups in a transaction; InvalidOid when it is not there, which SPI_prepare refuses.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"pgq".as_ptr(), true);
+        pg_sys::get_rel_type_id(pg_sys::get_relname_relid(c"job".as_ptr(), schema))
+    }
+}
+
+/// One row of a result, readable while SPI is open.
+pub struct Row {
+    tuple: pg_sys::HeapTuple,
+    desc: pg_sys::TupleDesc,
+}
+
+impl Row {
+    /// Column `number` (from 1) as a Rust value of the fitting type; `None` is NULL.
+    pub fn get<T: FromDatum>(&self, number: i32) -> Option<T> {
+        let mut null = false;
+        // SAFETY: tuple and descriptor belong to the SPI result that is open; the statement's text fixes the
+        // types of its columns, and the caller in store/ reads them by those.
+        unsafe {
+            let datum = pg_sys::SPI_getbinval(self.tuple, self.desc, number, &mut null);
+            T::from_datum(datum, null)
+        }
+    }
+
+    /// Column `number`, which the statement never returns as NULL.
+    pub fn must<T: FromDatum>(&self, number: i32) -> Result<T> {
+        self.get(number).ok_or_else(|| Error::Internal(format!("column {number} is null")))
+    }
+}
+
+impl Row {
+    /// Column `number` of type oid.
+    pub fn must_oid(&self, number: i32) -> Result<u32> {
+        self.must::<pg_sys::Oid>(number).map(pg_sys::Oid::to_u32)
+    }
+
+    /// Column `number` of type xid: was the row version written by the present transaction?
+    pub fn is_own(&self, number: i32) -> bool {
+        self.get::<pg_sys::TransactionId>(number).is_some_and(super::xact::wrote)
+    }
+}
+
+/// A statement with its plan, prepared when it is first run in a backend.
+pub struct Statement {
+    sql: &'static str,
+    types: &'static [Type],
+    /// Claims must walk their index whatever the statistics say: a queue is empty one minute and full the next.
+    by_index: bool,
+    plan: Cell<pg_sys::SPIPlanPtr>,
+    /// The oid of pgq.job's row type when it was prepared: another one after DROP and CREATE EXTENSION.
+    job_type: Cell<pg_sys::Oid>,
+}
+
+// SAFETY: a backend has one thread; pgrx refuses calls from any other.
+unsafe impl Sync for Statement {}
+
+impl Statement {
+    /// A statement with the types of its parameters.
+    pub const fn new(sql: &'static str, types: &'static [Type]) -> Self {
+        Statement { sql, types, by_index: false, plan: Cell::new(std::ptr::null_mut()), job_type: Cell::new(pg_sys::InvalidOid) }
+    }
+
+    /// The same, planned without sequential scans, bitmaps and sorts.
+    pub const fn by_index(sql: &'static str, types: &'static [Type]) -> Self {
+        Statement { sql, types, by_index: true, plan: Cell::new(std::ptr::null_mut()), job_type: Cell::new(pg_sys::InvalidOid) }
+    }
+
+    /// Runs it as the owner of our tables and reads each row.
+    pub fn rows<T>(&'static self, args: &[Arg<'_>], read: impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
+        user::as_owner(|| {
+            if !self.by_index {
+                return self.execute(args, read);
+            }
+            let nest = super::guc::Nest::open();
+            for setting in [c"enable_seqscan", c"enable_bitmapscan", c"enable_sort", c"jit"] {
+                nest.set(setting, c"off");
+            }
+            let rows = self.execute(args, read);
+            nest.close();
+            rows
+        })
+        .unwrap_or_else(|| Err(Error::Internal("the tables of extension pgq are missing".into())))
+    }
+
+    /// Runs it as the caller, under the caller's own search_path: for questions about the catalog.
+    pub fn rows_as_caller<T>(&'static self, args: &[Arg<'_>], read: impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
+        self.execute(args, read)
+    }
+
+    /// The first row, if there is one.
+    pub fn row<T>(&'static self, args: &[Arg<'_>], read: impl FnMut(&Row) -> Result<T>) -> Result<Option<T>> {
+        Ok(self.rows(args, read)?.into_iter().next())
+    }
+
+    /// Runs it for its effect; the number of rows it touched.
+    pub fn run(&'static self, args: &[Arg<'_>]) -> Result<usize> {
+        self.rows(args, |_| Ok(()))?;
+        Ok(PROCESSED.get())
+    }
+
+    fn execute<T>(&'static self, args: &[Arg<'_>], mut read: impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
+        debug_assert_eq!(args.len(), self.types.len());
+        // SAFETY: SPI_connect … SPI_finish pairs on the success and the Err path; an ERROR unwinds past us to the
+        // (sub)transaction's abort, which closes SPI (AtEOXact_SPI). Rows are read before SPI_finish frees them.
+        unsafe {
+            if pg_sys::SPI_connect() != i32::try_from(pg_sys::SPI_OK_CONNECT).unwrap_or(1) {
+                return Err(Error::Internal("could not connect to SPI".into()));
+            }
+            let plan = self.prepared()?;
+            let mut values = Vec::with_capacity(args.len());
+            let mut nulls = Vec::with_capacity(args.len());
+            for (arg, kind) in args.iter().zip(self.types) {
+                let datum = arg.datum(*kind);
+                nulls.push(if datum.is_some() { b' ' } else { b'n' });
+                values.push(datum.unwrap_or(pg_sys::Datum::null()));
+            }
+            // In a worker nothing else is active between two commands (spi.c wants an outer snapshot or a portal).
+            let bare = !pg_sys::ActiveSnapshotSet();
+            if bare {
+                pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+            }
+            let code = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr().cast(), false, 0);
+            if bare {
+                pg_sys::PopActiveSnapshot();
+            }
+            if code < 0 {
+                return Err(Error::Internal(format!("SPI answered {code}")));
+            }
+            PROCESSED.set(usize::try_from(pg_sys::SPI_processed).unwrap_or(0));
+            let mut rows = Vec::new();
+            let table = pg_sys::SPI_tuptable;
+            let mut failed = None;
+            if !table.is_null() {
+                let count = usize::try_from((*table).numvals).unwrap_or(0);
+                rows.reserve_exact(count);
+                for n in 0..count {
+                    match read(&Row { tuple: *(*table).vals.add(n), desc: (*table).tupdesc }) {
+                        Ok(row) => rows.push(row),
+                        Err(error) => {
+                            failed = Some(error);
+                            break;
+                        }
+                    }
+                }
+            }
+            pg_sys::SPI_finish();
+            failed.map_or(Ok(rows), Err)
+        }
+    }
+
+    /// # Safety
+    /// SPI must be connected.
+    unsafe fn prepared(&'static self) -> Result<pg_sys::SPIPlanPtr> {
+        let job_type = if self.types.contains(&Type::Job) { job_type() } else { pg_sys::InvalidOid };
+        if !self.plan.get().is_null() && self.job_type.get() == job_type {
+            return Ok(self.plan.get());
+        }
+        let sql = CString::new(self.sql).map_err(|_| Error::Internal("a statement has a zero byte".into()))?;
+        let mut types: Vec<pg_sys::Oid> = self.types.iter().map(|t| t.oid()).collect();
+        let count = i32::try_from(types.len()).unwrap_or(0);
+        // SAFETY: connected; sql and types outlive the call, which copies them; kept plans live in CacheMemoryContext.
+        unsafe {
+            let options = i32::try_from(pg_sys::CURSOR_OPT_GENERIC_PLAN).unwrap_or(0);
+            let plan = pg_sys::SPI_prepare_cursor(sql.as_ptr(), count, types.as_mut_ptr(), options);
+            if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
+                return Err(Error::Internal("could not prepare a statement".into()));
+            }
+            self.plan.set(plan);
+            self.job_type.set(job_type);
+            Ok(plan)
+        }
+    }
+}
+
+thread_local! {
+    /// Rows that the last statement touched or returned.
+    static PROCESSED: Cell<usize> = const { Cell::new(0) };
+}

@@ -1,0 +1,93 @@
+//! Who acts: reading the session's roles, and raising to the owner of our tables for one statement.
+//!
+//! `as_owner` is only called by `pg::spi`, around one static, qualified statement, under a pinned
+//! search_path. It is lowered again before anything else runs; on an error the abort of the transaction
+//! or subtransaction restores the user id (xact.c, AbortTransaction and AbortSubTransaction) and the
+//! settings (AtEOXact_GUC), so that a caught error finds the caller's own identity too.
+
+use pgrx::pg_sys;
+
+use super::guc::Nest;
+
+/// A role's oid; zero is none.
+pub type Role = u32;
+
+/// An oid as SQL's type.
+pub use pg_sys::Oid;
+
+/// A role's oid as SQL's type.
+pub fn oid_value(role: Role) -> Oid {
+    Oid::from(role)
+}
+
+/// The role that the running code acts as.
+pub fn current() -> Role {
+    // SAFETY: reads a static of miscinit.c.
+    unsafe { pg_sys::GetUserId() }.to_u32()
+}
+
+/// The role that the session belongs to.
+pub fn session() -> Role {
+    // SAFETY: reads a static of miscinit.c.
+    unsafe { pg_sys::GetSessionUserId() }.to_u32()
+}
+
+/// Is the role a superuser?
+pub fn is_superuser(role: Role) -> bool {
+    // SAFETY: a catalog look-up inside a transaction; unknown roles are no superusers.
+    unsafe { pg_sys::superuser_arg(pg_sys::Oid::from(role)) }
+}
+
+/// The role's name, if it exists.
+pub fn name(role: Role) -> Option<String> {
+    // SAFETY: GetUserNameFromId(noerr = true) returns a palloc'd C string or null.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(pg_sys::Oid::from(role), true);
+        (!name.is_null()).then(|| std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned())
+    }
+}
+
+/// Runs `statement` as the owner of `pgq.job`, under `search_path = pg_catalog, pg_temp`.
+/// `None` when the table does not exist.
+pub(super) fn as_owner<T>(statement: impl FnOnce() -> T) -> Option<T> {
+    let owner = table_owner()?;
+    let nest = Nest::open();
+    nest.set(c"search_path", c"pg_catalog, pg_temp");
+    let mut user = pg_sys::InvalidOid;
+    let mut context = 0;
+    // SAFETY: as ri_triggers.c does it: save, raise with SECURITY_LOCAL_USERID_CHANGE, run, restore.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        pg_sys::SetUserIdAndSecContext(owner, context | i32::try_from(pg_sys::SECURITY_LOCAL_USERID_CHANGE).unwrap_or(1));
+    }
+    let result = statement();
+    // SAFETY: the values read above.
+    unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
+    nest.close();
+    Some(result)
+}
+
+fn table_owner() -> Option<pg_sys::Oid> {
+    // SAFETY: syscache look-ups inside a transaction; the tuple is released after the copy of the field.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"pgq".as_ptr(), true);
+        if schema == pg_sys::InvalidOid {
+            return None;
+        }
+        let table = pg_sys::get_relname_relid(c"job".as_ptr(), schema);
+        if table == pg_sys::InvalidOid {
+            return None;
+        }
+        let tuple = pg_sys::SearchSysCache1(
+            i32::try_from(pg_sys::SysCacheIdentifier::RELOID).unwrap_or(0),
+            pg_sys::Datum::from(table),
+        );
+        if tuple.is_null() {
+            return None;
+        }
+        let class: *const pg_sys::FormData_pg_class = pg_sys::GETSTRUCT(tuple).cast();
+        let owner = (*class).relowner;
+        pg_sys::ReleaseSysCache(tuple);
+        Some(owner)
+    }
+}

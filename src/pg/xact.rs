@@ -1,0 +1,199 @@
+//! Transactions of our workers, driven from Rust, and what a caller's transaction tells us.
+//!
+//! A worker's transaction is StartTransactionCommand … CommitTransactionCommand, or on any error
+//! AbortCurrentTransaction: never a bare catch that goes on in a broken transaction.
+
+use std::panic::AssertUnwindSafe;
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
+use pgrx::PgTryBuilder;
+
+use super::{context, timeout};
+use crate::error::Error;
+
+/// An error that was caught, as a job keeps it.
+#[derive(Debug, Clone, Default)]
+pub struct Caught {
+    /// Five characters.
+    pub sqlstate: String,
+    /// The primary message.
+    pub message: String,
+    /// DETAIL
+    pub detail: Option<String>,
+    /// HINT
+    pub hint: Option<String>,
+    /// CONTEXT: where in the handler.
+    pub context: Option<String>,
+}
+
+impl Caught {
+    /// An error that we find ourselves.
+    pub fn new(sqlstate: &str, message: impl Into<String>) -> Self {
+        Caught { sqlstate: sqlstate.into(), message: message.into(), ..Caught::default() }
+    }
+}
+
+impl From<Error> for Caught {
+    fn from(error: Error) -> Self {
+        let report = ErrorReport::from(error);
+        Caught {
+            sqlstate: "22023".into(),
+            message: report.message().into(),
+            detail: report.detail().map(Into::into),
+            hint: report.hint().map(Into::into),
+            context: None,
+        }
+    }
+}
+
+fn sqlstate(code: i32) -> String {
+    // MAKE_SQLSTATE (utils/elog.h): six bits a character.
+    (0..5_u32)
+        .map(|n| {
+            let six = u8::try_from((code >> (6 * n)) & 0x3f).unwrap_or(0);
+            char::from(six + b'0')
+        })
+        .collect()
+}
+
+fn caught(error: CaughtError) -> Caught {
+    let report = match error {
+        CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. } => report,
+    };
+    Caught {
+        sqlstate: sqlstate(report.sql_error_code() as i32),
+        message: report.message().into(),
+        detail: report.detail().map(Into::into),
+        hint: report.hint().map(Into::into),
+        context: context::take(),
+    }
+}
+
+/// Catches whatever `work` raises; nothing is cleaned up but PostgreSQL's error state.
+fn catching<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
+    PgTryBuilder::new(AssertUnwindSafe(work)).catch_others(|error| Err(caught(error))).execute()
+}
+
+/// One transaction of a worker: commits when `work` returns Ok, aborts when it returns Err or raises, or
+/// when the commit itself raises (deferred constraints, triggers).
+pub fn run<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
+    let result = catching(|| {
+        context::watch(|| {
+            // SAFETY: called from a worker's loop, outside any transaction.
+            unsafe { pg_sys::StartTransactionCommand() };
+            let value = work()?;
+            timeout::disarm();
+            // SAFETY: the transaction that began above; no snapshot of ours is active any more.
+            unsafe { pg_sys::CommitTransactionCommand() };
+            Ok(value)
+        })
+    });
+    if result.is_err() {
+        timeout::disarm();
+        context::reset();
+        // SAFETY: what PostgresMain does after an error (postgres.c): a cancel that is still pending was meant
+        // for what just failed; held portals and jit are reset; then the transaction is aborted.
+        unsafe {
+            pg_sys::QueryCancelPending = 0;
+            pg_sys::AbortCurrentTransaction();
+            pg_sys::PortalErrorCleanup();
+            pg_sys::jit_reset_after_error();
+        }
+    }
+    // SAFETY: reports at most once a second by itself; without it autovacuum never sees our tables.
+    unsafe { pg_sys::pgstat_report_stat(false) };
+    result
+}
+
+/// Runs `work` under a savepoint: what it did is gone when it fails.
+pub fn savepoint<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
+    // SAFETY: the sequence of plpgsql's exception blocks (pl_exec.c exec_stmt_block): memory context and
+    // resource owner are put back by hand after either end.
+    unsafe {
+        let memory = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(memory);
+        let stack = pg_sys::error_context_stack;
+        let result = catching(|| {
+            let value = work()?;
+            // SAFETY: ends the subtransaction begun above.
+            pg_sys::ReleaseCurrentSubTransaction();
+            Ok(value)
+        });
+        if result.is_err() {
+            pg_sys::error_context_stack = stack;
+            pg_sys::QueryCancelPending = 0;
+            pg_sys::MemoryContextSwitchTo(memory);
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        }
+        pg_sys::MemoryContextSwitchTo(memory);
+        pg_sys::CurrentResourceOwner = owner;
+        result
+    }
+}
+
+/// Tells the statistics collector everything now: before a long wait.
+pub fn report_statistics() {
+    // SAFETY: outside a transaction, in a worker.
+    unsafe { pg_sys::pgstat_report_stat(true) };
+}
+
+/// Runs `work` as a command of its own: it sees what was done before it, and has a fresh active snapshot.
+pub fn command<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: inside a transaction; push and pop pair, or the abort pops.
+    unsafe {
+        pg_sys::CommandCounterIncrement();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let result = work();
+        pg_sys::PopActiveSnapshot();
+        result
+    }
+}
+
+/// Does the session's next transaction see one moment throughout (REPEATABLE READ or SERIALIZABLE)?
+pub fn default_isolation_is_strict() -> bool {
+    // SAFETY: reads a setting's variable.
+    unsafe { pg_sys::DefaultXactIsoLevel >= i32::try_from(pg_sys::XACT_REPEATABLE_READ).unwrap_or(2) }
+}
+
+/// Does this transaction see one moment throughout?
+pub fn isolation_is_strict() -> bool {
+    // SAFETY: reads a variable of xact.c.
+    unsafe { pg_sys::XactIsoLevel >= i32::try_from(pg_sys::XACT_REPEATABLE_READ).unwrap_or(2) }
+}
+
+/// Is a transaction block open, so that the statement's end is not the transaction's?
+pub fn in_block() -> bool {
+    // SAFETY: reads the state of xact.c.
+    unsafe { pg_sys::IsTransactionBlock() }
+}
+
+/// Was this row version written by the present transaction or a subtransaction of it?
+pub fn wrote(xid: pg_sys::TransactionId) -> bool {
+    // SAFETY: looks at the stack of transactions in this backend.
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(xid) }
+}
+
+/// May this server write at all? Not on a standby.
+pub fn in_recovery() -> bool {
+    // SAFETY: reads shared state of xlog.c.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// Answers cancel, terminate and barriers.
+pub fn check_interrupts() {
+    pgrx::check_for_interrupts!();
+}
+
+/// The text of the statement the client sent, if any.
+pub fn client_statement() -> Option<String> {
+    // SAFETY: a C string that lives as long as the statement, or null.
+    unsafe {
+        let text = pg_sys::debug_query_string;
+        (!text.is_null()).then(|| std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned())
+    }
+}

@@ -1,0 +1,201 @@
+//! Taking jobs: for the executors, for the SQL function claim, and one by its id.
+
+use crate::engine::time::Micros;
+use crate::error::Result;
+use crate::pg::spi::{Arg, Statement, Type};
+use crate::store::row::{job_columns, Job};
+
+/// Index: job_ready_idx, from its start in the order of the claim; locks the rows it deletes and skips those
+/// that somebody has. The paused flag is looked at once a statement. $4 are jobs to leave alone.
+static TAKE: Statement = Statement::by_index(
+    concat!(
+        "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
+            SELECT c.ctid FROM pgq.job AS c
+             WHERE c.queue = $1 AND c.state = 'ready' AND c.task IS NOT DISTINCT FROM $2 AND c.id <> ALL ($4)
+               AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
+             ORDER BY c.priority DESC, c.id LIMIT $3 FOR UPDATE SKIP LOCKED))
+         RETURNING ",
+        job_columns!()
+    ),
+    &[Type::Text, Type::Text, Type::Bigint, Type::Bigints],
+);
+
+/// Takes up to `n` jobs of a handler's (queue, task), best first, but none of `except`.
+pub fn take(queue: &str, task: Option<&str>, n: usize, except: &[i64]) -> Result<Vec<Job>> {
+    let n = i64::try_from(n).unwrap_or(i64::MAX);
+    let args = [Arg::Text(queue), Arg::text(task), Arg::Bigint(n), Arg::Bigints(except)];
+    let mut jobs = TAKE.rows(&args, Job::read)?;
+    // RETURNING promises no order.
+    jobs.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.id));
+    Ok(jobs)
+}
+
+/// As TAKE, for a client: any task, or those named.
+static CLAIM: Statement = Statement::by_index(
+    concat!(
+        "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
+            SELECT c.ctid FROM pgq.job AS c
+             WHERE c.queue = $1 AND c.state = 'ready' AND ($2 IS NULL OR c.task = ANY ($2))
+               AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
+             ORDER BY c.priority DESC, c.id LIMIT $3 FOR UPDATE SKIP LOCKED))
+         RETURNING ",
+        job_columns!()
+    ),
+    &[Type::Text, Type::Texts, Type::Bigint],
+);
+
+/// As CLAIM; the row stays, leased until $4.
+static LEASE: Statement = Statement::by_index(
+    concat!(
+        "UPDATE pgq.job AS j SET state = 'leased', attempt = j.attempt + 1, execute_at = $4
+          WHERE j.ctid = ANY (ARRAY(
+            SELECT c.ctid FROM pgq.job AS c
+             WHERE c.queue = $1 AND c.state = 'ready' AND ($2 IS NULL OR c.task = ANY ($2))
+               AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
+             ORDER BY c.priority DESC, c.id LIMIT $3 FOR UPDATE SKIP LOCKED))
+         RETURNING ",
+        job_columns!()
+    ),
+    &[Type::Text, Type::Texts, Type::Bigint, Type::Time],
+);
+
+/// Takes up to `n` jobs of a queue for a client; with `until` they stay, leased.
+pub fn claim(queue: &str, tasks: Option<&[Option<String>]>, n: i64, until: Option<Micros>) -> Result<Vec<Job>> {
+    let tasks = tasks.map_or(Arg::Null, Arg::Texts);
+    let mut jobs = match until {
+        None => CLAIM.rows(&[Arg::Text(queue), tasks, Arg::Bigint(n)], Job::read)?,
+        Some(until) => LEASE.rows(&[Arg::Text(queue), tasks, Arg::Bigint(n), Arg::Time(until.0)], Job::read)?,
+    };
+    jobs.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.id));
+    Ok(jobs)
+}
+
+/// Index: job_pkey; locks the row it deletes, or skips it.
+static TAKE_ONE: Statement = Statement::by_index(
+    concat!(
+        "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
+            SELECT c.ctid FROM pgq.job AS c WHERE c.id = $1 FOR UPDATE SKIP LOCKED))
+         RETURNING ",
+        job_columns!()
+    ),
+    &[Type::Bigint],
+);
+
+/// Takes the job of this id in whatever state it is, unless somebody has it.
+pub fn take_one(id: i64) -> Result<Option<Job>> {
+    TAKE_ONE.row(&[Arg::Bigint(id)], Job::read)
+}
+
+/// As TAKE_ONE, for a job that is ready and still belongs to (queue, task).
+static TAKE_READY: Statement = Statement::by_index(
+    concat!(
+        "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
+            SELECT c.ctid FROM pgq.job AS c
+             WHERE c.id = $1 AND c.queue = $2 AND c.task IS NOT DISTINCT FROM $3 AND c.state = 'ready'
+               FOR UPDATE SKIP LOCKED))
+         RETURNING ",
+        job_columns!()
+    ),
+    &[Type::Bigint, Type::Text, Type::Text],
+);
+
+/// Takes one ready job of a handler's.
+pub fn take_ready(id: i64, queue: &str, task: Option<&str>) -> Result<Option<Job>> {
+    TAKE_READY.row(&[Arg::Bigint(id), Arg::Text(queue), Arg::text(task)], Job::read)
+}
+
+/// As TAKE_ONE, for the holder of a lease only.
+static TAKE_HELD: Statement = Statement::by_index(
+    concat!(
+        "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
+            SELECT c.ctid FROM pgq.job AS c
+             WHERE c.id = $1 AND c.attempt = $2 AND c.state = 'leased' FOR UPDATE SKIP LOCKED))
+         RETURNING ",
+        job_columns!()
+    ),
+    &[Type::Bigint, Type::Int],
+);
+
+/// Takes the job that (id, attempt) holds a lease of.
+pub fn take_held(id: i64, attempt: i32) -> Result<Option<Job>> {
+    TAKE_HELD.row(&[Arg::Bigint(id), Arg::Int(attempt)], Job::read)
+}
+
+/// As TAKE_ONE, for a job that waits and whose next attempt is $2.
+static TAKE_WAITING: Statement = Statement::by_index(
+    concat!(
+        "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
+            SELECT c.ctid FROM pgq.job AS c
+             WHERE c.id = $1 AND c.attempt + 1 = $2 AND c.state <> 'leased' FOR UPDATE SKIP LOCKED))
+         RETURNING ",
+        job_columns!()
+    ),
+    &[Type::Bigint, Type::Int],
+);
+
+/// Takes the waiting job whose attempt would be `attempt`: after a claim that was rolled back.
+pub fn take_waiting(id: i64, attempt: i32) -> Result<Option<Job>> {
+    TAKE_WAITING.row(&[Arg::Bigint(id), Arg::Int(attempt)], Job::read)
+}
+
+/// Index: job_pkey; locks the row it changes, or skips it. A lease of our own does not end by time: infinity.
+static LEASE_ONE: Statement = Statement::by_index(
+    concat!(
+        "UPDATE pgq.job AS j SET state = 'leased', attempt = j.attempt + 1, execute_at = 'infinity'
+          WHERE j.ctid = ANY (ARRAY(
+            SELECT c.ctid FROM pgq.job AS c
+             WHERE c.queue = $1 AND c.state = 'ready' AND c.task IS NOT DISTINCT FROM $2 AND c.id <> ALL ($3)
+               AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
+             ORDER BY c.priority DESC, c.id LIMIT 1 FOR UPDATE SKIP LOCKED))
+         RETURNING ",
+        job_columns!()
+    ),
+    &[Type::Text, Type::Text, Type::Bigints],
+);
+
+/// Leases the best job of a handler's (queue, task) to one of our executors.
+pub fn lease_one(queue: &str, task: Option<&str>, except: &[i64]) -> Result<Option<Job>> {
+    LEASE_ONE.row(&[Arg::Text(queue), Arg::text(task), Arg::Bigints(except)], Job::read)
+}
+
+/// Index: job_pkey. The holder's own row: nobody else changes it but a forced cancel, which it then finds.
+static EXTEND: Statement = Statement::by_index(
+    "UPDATE pgq.job AS j SET execute_at = $3
+      WHERE j.ctid = ANY (ARRAY(
+            SELECT c.ctid FROM pgq.job AS c
+             WHERE c.id = $1 AND c.attempt = $2 AND c.state = 'leased' FOR UPDATE SKIP LOCKED))
+     RETURNING j.execute_at",
+    &[Type::Bigint, Type::Int, Type::Time],
+);
+
+/// Moves the end of a lease; the new end, `None` when (id, attempt) holds none.
+pub fn extend(id: i64, attempt: i32, until: Micros) -> Result<Option<i64>> {
+    EXTEND.row(&[Arg::Bigint(id), Arg::Int(attempt), Arg::Time(until.0)], |row| row.must(1))
+}
+
+/// Index: job_pkey; locks nothing.
+static LOOK: Statement = Statement::by_index(
+    concat!("SELECT ", job_columns!(), ", j.xmin, j.error FROM pgq.job AS j WHERE j.id = $1"),
+    &[Type::Bigint],
+);
+
+/// A live job as it stands, without touching it.
+pub struct Seen {
+    /// The job.
+    pub job: Job,
+    /// Was it written by the present transaction?
+    pub own: bool,
+    /// Its last failure.
+    pub error: Option<crate::pg::datum::Flat>,
+}
+
+/// Looks at a live job.
+pub fn look(id: i64) -> Result<Option<Seen>> {
+    LOOK.row(&[Arg::Bigint(id)], |row| {
+        Ok(Seen {
+            job: Job::read(row)?,
+            own: row.is_own(13),
+            error: row.get(14),
+        })
+    })
+}

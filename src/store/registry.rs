@@ -1,0 +1,398 @@
+//! Handlers and the settings of queues; and the questions to the catalog that registering asks.
+
+use pgrx::datum::Interval;
+
+use crate::error::Result;
+use crate::pg::datum::Flat;
+use crate::pg::spi::{Arg, Row, Statement, Type};
+use crate::store::row::{handler_columns, Handler};
+
+/// Handlers that may run, with their ready jobs counted up to $2. Index: job_ready_idx, at most $2 entries a
+/// handler; locks nothing. A parked handler is looked at again after a minute.
+static RUNNABLE: Statement = Statement::by_index(
+    concat!(
+        "SELECT ",
+        handler_columns!(),
+        ", (SELECT pg_catalog.count(*) FROM (
+                SELECT FROM pgq.job AS j
+                 WHERE j.queue = h.queue AND j.state = 'ready' AND j.task IS NOT DISTINCT FROM h.task
+                 LIMIT $2) AS bounded)
+           FROM pgq.handler AS h LEFT JOIN pgq.queue_setting AS s ON s.queue = h.queue
+          WHERE ($1 = 0::pg_catalog.oid OR h.run_as_oid = $1) AND NOT COALESCE(s.paused, false)
+            AND (h.parked_at IS NULL OR h.parked_at < pg_catalog.clock_timestamp() - '1 minute'::pg_catalog.interval)"
+    ),
+    &[Type::Oid, Type::Bigint],
+);
+
+/// The handlers of a role (0: of all) that have ready jobs, which are counted up to `bound`.
+pub fn runnable(role: u32, bound: i64) -> Result<Vec<Handler>> {
+    let mut handlers = RUNNABLE.rows(&[Arg::Oid(role), Arg::Bigint(bound)], Handler::read)?;
+    handlers.retain(|h| h.ready > 0);
+    Ok(handlers)
+}
+
+/// Index: handler_queue_task_key; locks nothing.
+static FIND: Statement = Statement::new(
+    concat!(
+        "SELECT ",
+        handler_columns!(),
+        ", 0::bigint, h.parked
+           FROM pgq.handler AS h LEFT JOIN pgq.queue_setting AS s ON s.queue = h.queue
+          WHERE h.queue = $1 AND h.task IS NOT DISTINCT FROM $2"
+    ),
+    &[Type::Text, Type::Text],
+);
+
+/// The handler of (queue, task), and why it is parked.
+pub fn find(queue: &str, task: Option<&str>) -> Result<Option<(Handler, Option<String>)>> {
+    FIND.row(&[Arg::Text(queue), Arg::text(task)], |row| Ok((Handler::read(row)?, row.get(21))))
+}
+
+/// Locks the handler's row, which nobody holds for long.
+static PARK: Statement = Statement::new(
+    "UPDATE pgq.handler AS h SET parked = $2, parked_at = CASE WHEN $2 IS NULL THEN NULL ELSE pg_catalog.clock_timestamp() END
+      WHERE h.id = $1 AND (h.parked IS DISTINCT FROM $2 OR $2 IS NOT NULL)",
+    &[Type::Int, Type::Text],
+);
+
+/// Parks a handler with a reason, or takes it back into service.
+pub fn park(handler: i32, reason: Option<&str>) -> Result<()> {
+    PARK.run(&[Arg::Int(handler), Arg::text(reason)]).map(|_| ())
+}
+
+/// Locks the rows of the role's handlers, which nobody holds for long.
+static PARK_ROLE: Statement = Statement::new(
+    "UPDATE pgq.handler AS h SET parked = $2, parked_at = pg_catalog.clock_timestamp() WHERE h.run_as_oid = $1",
+    &[Type::Oid, Type::Text],
+);
+
+/// Parks all handlers of a role with a reason.
+pub fn park_role(role: u32, reason: &str) -> Result<()> {
+    PARK_ROLE.run(&[Arg::Oid(role), Arg::Text(reason)]).map(|_| ())
+}
+
+/// A registration, checked.
+pub struct Registration<'a> {
+    /// Its queue.
+    pub queue: &'a str,
+    /// Its task.
+    pub task: Option<&'a str>,
+    /// The function.
+    pub function: &'a Function,
+    /// The role's name.
+    pub run_as: &'a str,
+    /// timeout, backoff, max_backoff.
+    pub spans: [Option<Interval>; 3],
+    /// concurrency, batch, max_attempts.
+    pub numbers: [Option<i32>; 3],
+}
+
+/// Locks the handler's row.
+static REGISTER: Statement = Statement::new(
+    "INSERT INTO pgq.handler AS h (queue, task, function, shape, is_procedure, run_as, run_as_oid, timeout, backoff,
+                                   max_backoff, concurrency, batch, max_attempts)
+     VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.name, $7, $8, $9, $10, $11, $12, $13)
+     ON CONFLICT ON CONSTRAINT handler_queue_task_key DO UPDATE
+        SET function = EXCLUDED.function, shape = EXCLUDED.shape, is_procedure = EXCLUDED.is_procedure,
+            run_as = EXCLUDED.run_as, run_as_oid = EXCLUDED.run_as_oid, timeout = EXCLUDED.timeout,
+            backoff = EXCLUDED.backoff, max_backoff = EXCLUDED.max_backoff, concurrency = EXCLUDED.concurrency,
+            batch = EXCLUDED.batch, max_attempts = EXCLUDED.max_attempts,
+            registered_at = pg_catalog.clock_timestamp(), parked = NULL, parked_at = NULL",
+    &[
+        Type::Text, Type::Text, Type::Text, Type::Text, Type::Bool, Type::Text, Type::Oid, Type::Interval,
+        Type::Interval, Type::Interval, Type::Int, Type::Int, Type::Int,
+    ],
+);
+
+/// Stores a handler, replacing the one of the same (queue, task).
+pub fn register(r: &Registration<'_>) -> Result<()> {
+    let args = [
+        Arg::Text(r.queue),
+        Arg::text(r.task),
+        Arg::Text(&r.function.signature),
+        Arg::Text(&r.function.shape),
+        Arg::Bool(r.function.is_procedure),
+        Arg::Text(r.run_as),
+        Arg::Oid(r.function.role),
+        Arg::interval(r.spans[0]),
+        Arg::interval(r.spans[1]),
+        Arg::interval(r.spans[2]),
+        Arg::int(r.numbers[0]),
+        Arg::int(r.numbers[1]),
+        Arg::int(r.numbers[2]),
+    ];
+    REGISTER.run(&args).map(|_| ())
+}
+
+static UNREGISTER: Statement = Statement::new(
+    "DELETE FROM pgq.handler AS h WHERE h.queue = $1 AND h.task IS NOT DISTINCT FROM $2",
+    &[Type::Text, Type::Text],
+);
+
+/// Removes a handler; was there one?
+pub fn unregister(queue: &str, task: Option<&str>) -> Result<bool> {
+    Ok(UNREGISTER.run(&[Arg::Text(queue), Arg::text(task)])? > 0)
+}
+
+/// The schema, name and arguments that a user wrote, by the caller's own rules (search_path).
+static CANDIDATES: Statement = Statement::new(
+    "WITH named AS (
+        SELECT pg_catalog.to_regprocedure($1) AS exact,
+               CASE WHEN pg_catalog.strpos($1, '(') = 0 THEN pg_catalog.parse_ident($1) END AS parts)
+     SELECT p.oid,
+            pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '('
+              || COALESCE((SELECT pg_catalog.string_agg(
+                     CASE WHEN a.t = 'pg_catalog.jsonb'::pg_catalog.regtype THEN 'jsonb'
+                          WHEN a.t = 'pg_catalog.int8'::pg_catalog.regtype THEN 'bigint'
+                          WHEN a.t = 'pgq.job'::pg_catalog.regtype THEN 'pgq.job'
+                          ELSE pg_catalog.format_type(a.t, NULL) END, ', ' ORDER BY a.place)
+                   FROM pg_catalog.unnest(p.proargtypes) WITH ORDINALITY AS a (t, place)), '') || ')',
+            CASE pg_catalog.array_to_string(p.proargtypes::pg_catalog.oid[], ' ')
+                WHEN '' THEN 'nothing'
+                WHEN 'pg_catalog.jsonb'::pg_catalog.regtype::pg_catalog.oid::pg_catalog.text THEN 'args'
+                WHEN 'pg_catalog.int8'::pg_catalog.regtype::pg_catalog.oid::pg_catalog.text || ' '
+                  || 'pg_catalog.jsonb'::pg_catalog.regtype::pg_catalog.oid::pg_catalog.text THEN 'id_args'
+                WHEN 'pgq.job'::pg_catalog.regtype::pg_catalog.oid::pg_catalog.text THEN 'job' END,
+            p.prokind = 'p', p.prokind::pg_catalog.text, p.proretset, p.provariadic <> 0::pg_catalog.oid,
+            p.prorettype = ANY (ARRAY['pg_catalog.trigger', 'pg_catalog.event_trigger', 'pg_catalog.internal',
+                                      'pg_catalog.cstring']::pg_catalog.regtype[]),
+            p.proargmodes IS NOT NULL
+       FROM named, pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+      WHERE CASE WHEN named.parts IS NULL THEN p.oid = named.exact
+                 WHEN pg_catalog.array_length(named.parts, 1) = 1
+                 THEN p.proname = named.parts[1] AND pg_catalog.pg_function_is_visible(p.oid)
+                 ELSE p.proname = named.parts[2] AND n.nspname = named.parts[1] END",
+    &[Type::Text],
+);
+
+/// A function that a user may mean.
+#[derive(Debug, Clone)]
+pub struct Function {
+    /// Its oid.
+    pub oid: u32,
+    /// Fully qualified, with argument types.
+    pub signature: String,
+    /// A word of handler_shape_check; empty when no handler looks like this.
+    pub shape: String,
+    /// Is it a procedure?
+    pub is_procedure: bool,
+    /// Why it cannot be a handler whatever its arguments are.
+    pub unfit: Option<&'static str>,
+    /// The role that will run it; set by the registration.
+    pub role: u32,
+}
+
+/// The functions of a name, or the one of a whole signature.
+pub fn candidates(name: &str) -> Result<Vec<Function>> {
+    CANDIDATES.rows_as_caller(&[Arg::Text(name)], |row| {
+        let kind: String = row.must(5)?;
+        let unfit = if kind != "f" && kind != "p" {
+            Some("It is an aggregate or a window function.")
+        } else if row.get(6) == Some(true) {
+            Some("It returns a set.")
+        } else if row.get(7) == Some(true) || row.get(9) == Some(true) {
+            Some("It has OUT, INOUT or VARIADIC arguments.")
+        } else if row.get(8) == Some(true) {
+            Some("Its result type cannot be used outside its own purpose.")
+        } else {
+            None
+        };
+        Ok(Function {
+            oid: row.must_oid(1)?,
+            signature: row.must(2)?,
+            shape: row.get(3).unwrap_or_default(),
+            is_procedure: row.must(4)?,
+            unfit,
+            role: 0,
+        })
+    })
+}
+
+static ROLE: Statement = Statement::new(
+    "SELECT r.oid, r.rolsuper, r.rolcanlogin,
+            pg_catalog.pg_has_role($2, r.oid, 'MEMBER'),
+            pg_catalog.has_function_privilege(r.oid, $3, 'EXECUTE')
+              AND pg_catalog.has_schema_privilege(r.oid, p.pronamespace, 'USAGE'),
+            p.proowner = r.oid OR o.rolsuper OR pg_catalog.pg_has_role(p.proowner, r.oid, 'USAGE'),
+            pg_catalog.has_database_privilege(r.oid, pg_catalog.current_database(), 'CONNECT')
+       FROM pg_catalog.pg_roles AS r, pg_catalog.pg_proc AS p JOIN pg_catalog.pg_roles AS o ON o.oid = p.proowner
+      WHERE r.rolname = $1::pg_catalog.name AND p.oid = $3",
+    &[Type::Text, Type::Oid, Type::Oid],
+);
+
+/// What the catalog says about a role, a caller and a function.
+pub struct RoleFacts {
+    /// The role's oid.
+    pub oid: u32,
+    /// Is it a superuser?
+    pub is_superuser: bool,
+    /// May it log in?
+    pub can_login: bool,
+    /// May the caller act as it?
+    pub caller_may: bool,
+    /// May it execute the function?
+    pub may_execute: bool,
+    /// Does the function's owner hold the role's rights anyway?
+    pub owner_is_trusted: bool,
+    /// May it connect to this database?
+    pub may_connect: bool,
+}
+
+/// Asks the catalog; `None` when there is no such role.
+pub fn role_facts(run_as: &str, caller: u32, function: u32) -> Result<Option<RoleFacts>> {
+    ROLE.row(&[Arg::Text(run_as), Arg::Oid(caller), Arg::Oid(function)], |row: &Row| {
+        Ok(RoleFacts {
+            oid: row.must_oid(1)?,
+            is_superuser: row.must(2)?,
+            can_login: row.must(3)?,
+            caller_may: row.must(4)?,
+            may_execute: row.must(5)?,
+            owner_is_trusted: row.must(6)?,
+            may_connect: row.must(7)?,
+        })
+    })
+}
+
+static FUNCTION_OWNER: Statement = Statement::new(
+    "SELECT p.proowner, p.prosecdef FROM pg_catalog.pg_proc AS p WHERE p.oid = $1",
+    &[Type::Oid],
+);
+
+/// (owner, SECURITY DEFINER) of a function.
+pub fn function_owner(function: u32) -> Result<Option<(u32, bool)>> {
+    FUNCTION_OWNER.row(&[Arg::Oid(function)], |row| Ok((row.must_oid(1)?, row.must(2)?)))
+}
+
+/// Locks the queue's row.
+static CONFIGURE: Statement = Statement::new(
+    "INSERT INTO pgq.queue_setting AS s (queue, max_attempts, backoff, max_backoff, keep_done, keep_dead, notify)
+     VALUES ($1, $2, $3, $4, $5, $6, $7)
+     ON CONFLICT (queue) DO UPDATE
+        SET max_attempts = CASE WHEN $8 THEN $2 ELSE COALESCE($2, s.max_attempts) END,
+            backoff = CASE WHEN $8 THEN $3 ELSE COALESCE($3, s.backoff) END,
+            max_backoff = CASE WHEN $8 THEN $4 ELSE COALESCE($4, s.max_backoff) END,
+            keep_done = CASE WHEN $8 THEN $5 ELSE COALESCE($5, s.keep_done) END,
+            keep_dead = CASE WHEN $8 THEN $6 ELSE COALESCE($6, s.keep_dead) END,
+            notify = CASE WHEN $8 THEN $7 ELSE COALESCE($7, s.notify) END
+     RETURNING s",
+    &[
+        Type::Text, Type::Int, Type::Interval, Type::Interval, Type::Interval, Type::Interval, Type::Bool, Type::Bool,
+    ],
+);
+
+/// What configure sets.
+pub struct Configuration<'a> {
+    /// The queue.
+    pub queue: &'a str,
+    /// max_attempts
+    pub max_attempts: Option<i32>,
+    /// backoff, max_backoff, keep_done, keep_dead.
+    pub spans: [Option<Interval>; 4],
+    /// notify
+    pub notify: Option<bool>,
+    /// Are values that are not given forgotten?
+    pub reset: bool,
+}
+
+/// Stores a queue's settings; the row.
+pub fn configure(c: &Configuration<'_>) -> Result<Option<Flat>> {
+    let args = [
+        Arg::Text(c.queue),
+        Arg::int(c.max_attempts),
+        Arg::interval(c.spans[0]),
+        Arg::interval(c.spans[1]),
+        Arg::interval(c.spans[2]),
+        Arg::interval(c.spans[3]),
+        c.notify.map_or(Arg::Null, Arg::Bool),
+        Arg::Bool(c.reset),
+    ];
+    CONFIGURE.row(&args, |row| row.must(1))
+}
+
+static PAUSE: Statement = Statement::new(
+    "INSERT INTO pgq.queue_setting AS s (queue, paused)
+     SELECT q.queue, true
+       FROM (SELECT $1 AS queue WHERE $1 IS NOT NULL
+             UNION SELECT j.queue FROM pgq.job AS j WHERE $1 IS NULL
+             UNION SELECT h.queue FROM pgq.handler AS h WHERE $1 IS NULL
+             UNION SELECT t.queue FROM pgq.queue_setting AS t WHERE $1 IS NULL) AS q
+     ON CONFLICT (queue) DO UPDATE SET paused = true WHERE NOT s.paused",
+    &[Type::Text],
+);
+
+/// Pauses a queue, or all there are; how many were not.
+pub fn pause(queue: Option<&str>) -> Result<usize> {
+    PAUSE.run(&[Arg::text(queue)])
+}
+
+static RESUME: Statement = Statement::new(
+    "UPDATE pgq.queue_setting AS s SET paused = false
+      WHERE s.paused AND ($1 IS NULL OR s.queue = $1) RETURNING s.queue",
+    &[Type::Text],
+);
+
+/// Resumes a queue, or all; those that were paused.
+pub fn resume(queue: Option<&str>) -> Result<Vec<String>> {
+    RESUME.rows(&[Arg::text(queue)], |row| row.must(1))
+}
+
+static SETTING: Statement = Statement::new(
+    "SELECT s.max_attempts, (EXTRACT(epoch FROM s.backoff) * 1000000)::bigint,
+            (EXTRACT(epoch FROM s.max_backoff) * 1000000)::bigint,
+            (EXTRACT(epoch FROM s.keep_done) * 1000000)::bigint, s.paused
+       FROM pgq.queue_setting AS s WHERE s.queue = $1",
+    &[Type::Text],
+);
+
+/// What a queue says about retries and keeping, and whether it is paused.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct QueueSetting {
+    /// On retries.
+    pub retry: crate::engine::options::RetryOptions,
+    /// How long done jobs are kept.
+    pub keep_done: Option<crate::engine::time::Span>,
+    /// Is it paused?
+    pub paused: bool,
+}
+
+/// A queue's settings; all empty when it has none.
+pub fn setting(queue: &str) -> Result<QueueSetting> {
+    use crate::engine::{options::RetryOptions, time::Span};
+    let found = SETTING.row(&[Arg::Text(queue)], |row| {
+        Ok(QueueSetting {
+            retry: RetryOptions {
+                max_attempts: row.get(1),
+                backoff: row.get(2).map(Span),
+                max_backoff: row.get(3).map(Span),
+            },
+            keep_done: row.get(4).map(Span),
+            paused: row.must(5)?,
+        })
+    })?;
+    Ok(found.unwrap_or_default())
+}
+
+static PARKED: Statement = Statement::new(
+    "SELECT h.queue, h.task, h.function, h.parked FROM pgq.handler AS h WHERE h.parked IS NOT NULL ORDER BY h.id",
+    &[],
+);
+
+/// (queue, task, function, reason) of parked handlers.
+pub fn parked() -> Result<Vec<(String, Option<String>, String, String)>> {
+    PARKED.rows(&[], |row| Ok((row.must(1)?, row.get(2), row.must(3)?, row.must(4)?)))
+}
+
+static PAUSED: Statement =
+    Statement::new("SELECT s.queue FROM pgq.queue_setting AS s WHERE s.paused ORDER BY s.queue", &[]);
+
+/// The paused queues.
+pub fn paused() -> Result<Vec<String>> {
+    PAUSED.rows(&[], |row| row.must(1))
+}
+
+static QUEUE_IDS: Statement = Statement::new("SELECT h.id, h.queue FROM pgq.handler AS h", &[]);
+
+/// (id, queue) of every handler.
+pub fn queue_ids() -> Result<Vec<(i32, String)>> {
+    QUEUE_IDS.rows(&[], |row| Ok((row.must(1)?, row.must(2)?)))
+}

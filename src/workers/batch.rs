@@ -1,0 +1,296 @@
+//! Running functions: claim, run, commit. The rows are deleted first and the handlers run in the same
+//! transaction, so that the effects of a job and its removal are one commit.
+//!
+//! How many jobs share a transaction is `engine::pace`'s decision. Only a job that ran first and alone in its
+//! transaction, or under a savepoint of its handler's, is charged with a failure; one that fails in company
+//! is rolled back with the others, uncharged, and runs alone next.
+
+use std::cell::RefCell;
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::executor::{Ran, Worker, GONE, PARK};
+use crate::engine::names;
+use crate::engine::pace::Plan;
+use crate::engine::state::{is_passing, Outcome};
+use crate::engine::time::{Micros, Span};
+use crate::observe;
+use crate::outcome::{self, Failure};
+use crate::pg::function::{Callable, Input, Shape};
+use crate::pg::xact::Caught;
+use crate::pg::{at_commit, clock, extension, log, timeout, xact};
+use crate::settings;
+use crate::store::finish::{self, End};
+use crate::store::row::{Handler, Job};
+use crate::store::claim;
+
+/// Jobs in company may hold each other up for so many batch times, counted from the claim; then the transaction
+/// rolls back. design.md says 10; 8 leaves time for the others to be picked up within that.
+const COMPANY_LIMIT: i64 = 8;
+
+/// How far a transaction came: survives its rollback.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Jobs claimed.
+    claimed: usize,
+    /// The job that runs, until all have run.
+    current: Option<(i64, i64)>,
+    /// (took, succeeded) of each that ran.
+    runs: Vec<(Span, bool)>,
+}
+
+/// What the run of a batch needs to know.
+struct Batch<'a> {
+    handler: &'a Handler,
+    plan: Plan,
+    shape: Shape,
+    keep: bool,
+    progress: RefCell<Progress>,
+}
+
+impl Worker {
+    /// One transaction of a function handler.
+    pub(super) fn run_functions(&mut self, handler: &Handler) -> Ran {
+        let suspect = self.suspect.filter(|s| s.0 == handler.id);
+        let most = handler.batch.and_then(|b| usize::try_from(b).ok());
+        let mut plan = self.pace(handler).plan(settings::batch_time(), most);
+        if suspect.is_some() || xact::default_isolation_is_strict() {
+            plan.jobs = 1;
+        }
+        let batch = Batch {
+            handler,
+            plan,
+            shape: Shape::from_word(&handler.shape),
+            keep: handler.keep_done.unwrap_or_else(settings::keep_done) > Span::ZERO,
+            progress: RefCell::default(),
+        };
+        let result = xact::run(|| self.transaction(&batch, suspect.map(|s| s.1)));
+        self.scratch.empty();
+        let progress = batch.progress.take();
+        match result {
+            Ok(0) => {
+                self.clear_job();
+                if suspect.is_some() {
+                    self.suspect = None;
+                    return Ran::Jobs;
+                }
+                Ran::Nothing
+            }
+            Ok(_) => {
+                self.committed(handler, &progress, suspect);
+                Ran::Jobs
+            }
+            Err(error) => self.rolled_back(&batch, &progress, &error),
+        }
+    }
+
+    /// Inside the transaction: claims and runs; the number of jobs claimed.
+    fn transaction(&self, batch: &Batch<'_>, suspect: Option<i64>) -> Result<usize, Caught> {
+        timeout::forget();
+        if !extension::lock(self.extension) {
+            return Err(Caught::new(GONE, "the extension is gone"));
+        }
+        let mut callable = Self::resolve(batch.handler)?;
+        let jobs = self.claim(batch, suspect)?;
+        if let ([job], true) = (jobs.as_slice(), suspect.is_some_and(|id| self.is_cancelled(id))) {
+            Self::cancel(job)?;
+            return Ok(0);
+        }
+        batch.progress.borrow_mut().claimed = jobs.len();
+        let company = jobs.len() > 1;
+        if company {
+            let limit = settings::batch_time().times(COMPANY_LIMIT);
+            let limit = self.job_limit(batch.handler).map_or(limit, |own| own.min(limit));
+            timeout::arm(limit.as_millis());
+        }
+        for job in &jobs {
+            self.run_one(batch, &mut callable, job, company)?;
+            self.scratch.empty();
+        }
+        batch.progress.borrow_mut().current = None;
+        Ok(jobs.len())
+    }
+
+    fn claim(&self, batch: &Batch<'_>, suspect: Option<i64>) -> Result<Vec<Job>, Caught> {
+        let handler = batch.handler;
+        let Some(id) = suspect else {
+            return Ok(claim::take(&handler.queue, handler.task.as_deref(), batch.plan.jobs, &self.spoken_for())?);
+        };
+        let job = claim::take_ready(id, &handler.queue, handler.task.as_deref())?;
+        Ok(job.into_iter().collect())
+    }
+
+    /// The longest one run of this handler may take.
+    pub(super) fn job_limit(&self, handler: &Handler) -> Option<Span> {
+        handler.timeout.or_else(settings::job_timeout).filter(|t| *t > Span::ZERO)
+    }
+
+    fn run_one(&self, batch: &Batch<'_>, callable: &mut Callable, job: &Job, company: bool) -> Result<(), Caught> {
+        let began = clock::now();
+        batch.progress.borrow_mut().current = Some((job.id, began));
+        self.show(batch.handler, job, began);
+        if !company {
+            self.slot.recording.store(job.id, SeqCst);
+            if let Some(limit) = self.job_limit(batch.handler) {
+                timeout::arm(limit.as_millis());
+            }
+        }
+        let row = (batch.shape == Shape::Job).then(|| job.claimed_row());
+        let input = Input { id: job.id, args: &job.args, job: row.as_ref() };
+        let mut call = || {
+            let result = self.scratch.within(|| callable.call(&input, batch.keep));
+            self.accept(job)?;
+            Ok(result)
+        };
+        let result = if batch.plan.savepoints { xact::savepoint(call) } else { call() };
+        let took = Micros(clock::now()).since(Micros(began));
+        match result {
+            Ok(value) => {
+                self.done(batch, job, value.as_ref())?;
+                observe::log::job_done(job.id, &job.queue, job.current_attempt(), took);
+                batch.progress.borrow_mut().runs.push((took, true));
+            }
+            // Under a savepoint: the transaction goes on. But not when it was the company's time that ran out.
+            Err(error) if batch.plan.savepoints && !self.is_cancelled(job.id) && !(company && timeout::expired()) => {
+                outcome::failed(job, &error, &Failure { places: batch.handler.retry, ..Failure::default() })?;
+                batch.progress.borrow_mut().runs.push((took, false));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// A handler that swallowed its cancel does not get away with it.
+    fn accept(&self, job: &Job) -> Result<(), Caught> {
+        xact::check_interrupts();
+        if timeout::expired() {
+            return Err(Caught::new("57014", "canceling job due to its time limit"));
+        }
+        if self.is_cancelled(job.id) {
+            return Err(Caught::new("57014", "canceling job due to user request"));
+        }
+        Ok(())
+    }
+
+    fn done(&self, batch: &Batch<'_>, job: &Job, result: Option<&crate::pg::datum::Flat>) -> Result<(), Caught> {
+        at_commit::count(names::hash(&job.queue), 1, 0);
+        if batch.keep {
+            let attempt = job.current_attempt();
+            let end = End { outcome: Outcome::Done, attempt, failures: job.failures, result, error: None };
+            finish::keep(job, &end)?;
+        }
+        Ok(())
+    }
+
+    fn committed(&mut self, handler: &Handler, progress: &Progress, suspect: Option<(i32, i64, bool)>) {
+        self.clear_job();
+        let pace = self.pace(handler);
+        for (took, succeeded) in &progress.runs {
+            if *succeeded {
+                pace.succeeded(*took);
+            } else {
+                pace.failed(*took);
+            }
+        }
+        pace.committed(progress.claimed);
+        if let Some((_, id, excused)) = suspect {
+            let succeeded = progress.runs.iter().all(|r| r.1);
+            if succeeded && !excused && pace.disturbed() {
+                log::line(&format!(
+                    "job {id} failed in company and succeeded alone: jobs of queue \"{}\" now run one per transaction",
+                    handler.queue
+                ));
+            }
+            self.suspect = None;
+        }
+    }
+
+    /// The transaction is gone and its jobs are there again. Who is to blame?
+    fn rolled_back(&mut self, batch: &Batch<'_>, progress: &Progress, error: &Caught) -> Ran {
+        let handler = batch.handler;
+        if error.sqlstate == GONE {
+            return Ran::Gone;
+        }
+        if error.sqlstate == PARK {
+            self.clear_job();
+            self.park(handler, &error.message);
+            return Ran::Nothing;
+        }
+        let ran = match (progress.claimed, progress.current) {
+            (0, _) => {
+                self.pause_after(error);
+                Ran::Nothing
+            }
+            (1, current) => {
+                let took = current.map_or(Span::ZERO, |(_, began)| Micros(clock::now()).since(Micros(began)));
+                self.charge(handler, error, took);
+                Ran::Jobs
+            }
+            (_, Some((id, began))) => {
+                self.blame_in_company(handler, id, Micros(clock::now()).since(Micros(began)), error);
+                return Ran::Jobs;
+            }
+            (claimed, None) => {
+                // At the commit: nobody's door to lay it at, so each runs alone.
+                self.pace(handler).apart(claimed);
+                Ran::Jobs
+            }
+        };
+        self.suspect = None;
+        self.clear_job();
+        self.call_others();
+        ran
+    }
+
+    /// A job failed, or would not end, among others: it runs alone next, and nobody else takes it before.
+    fn blame_in_company(&mut self, handler: &Handler, id: i64, took: Span, error: &Caught) {
+        let held_up = timeout::expired();
+        let excused = held_up || self.is_cancelled(id) || is_passing(&error.sqlstate);
+        self.clear_job();
+        let pace = self.pace(handler);
+        if held_up {
+            if took > settings::batch_time() {
+                pace.held_up();
+            }
+        } else if is_passing(&error.sqlstate) {
+            pace.deadlocked();
+        }
+        self.slot.recording.store(id, SeqCst);
+        self.suspect = Some((handler.id, id, excused));
+        self.call_others();
+    }
+
+    /// Buries a job that somebody cancelled while it ran.
+    pub(super) fn cancel(job: &Job) -> Result<(), Caught> {
+        let attempt = job.current_attempt();
+        let end = End { outcome: Outcome::Cancelled, attempt, failures: job.failures, result: None, error: None };
+        Ok(finish::keep(job, &end)?)
+    }
+
+    /// Records the failure of the job that ran alone. `slot.recording` has kept it from others since before the
+    /// rollback.
+    fn charge(&mut self, handler: &Handler, error: &Caught, took: Span) {
+        let id = self.slot.recording.load(SeqCst);
+        let (extension, cancelled) = (self.extension, self.is_cancelled(id));
+        // A cancel that was meant for an earlier job here and came late is nobody's failure.
+        if error.sqlstate == "57014" && !cancelled && !timeout::expired() && self.slot.cancel.load(SeqCst) != 0 {
+            return;
+        }
+        let recorded = xact::run(|| {
+            if !extension::lock(extension) {
+                return Ok(());
+            }
+            let Some(job) = claim::take_ready(id, &handler.queue, handler.task.as_deref())? else { return Ok(()) };
+            if cancelled {
+                return Self::cancel(&job);
+            }
+            outcome::failed(&job, error, &Failure { places: handler.retry, ..Failure::default() })?;
+            Ok(())
+        });
+        if let Err(error) = recorded {
+            self.pause_after(&error);
+        }
+        if !cancelled {
+            self.pace(handler).failed(took);
+        }
+    }
+}

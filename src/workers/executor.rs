@@ -1,0 +1,301 @@
+//! An executor: connected as the role whose handlers it runs, so that nothing a handler does (RESET ROLE,
+//! ROLLBACK in a procedure, deferred triggers) can climb higher than that role.
+//!
+//! Lifetime: started by the scheduler for (database, role); leaves after `pgq.idle_timeout` without work, when
+//! asked to, or when the extension is gone. Whatever ends it, its open transaction rolls back: the jobs it
+//! had are there again at once, with nothing counted.
+//!
+//! The loop: look which handlers of the role have work; give each a turn of one `batch_time`
+//! (`batch` for functions, `procedure` for procedures); sleep when none has.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::SeqCst;
+
+use crate::engine::pace::Pace;
+use crate::engine::plan;
+use crate::engine::time::{Micros, Span};
+use crate::pg::function::{Callable, Shape};
+use crate::pg::memory::Scratch;
+use crate::pg::shmem::{slot_state, Database, Executor, Shared};
+use crate::pg::xact::Caught;
+use crate::pg::{activity, bgworker, clock, extension, guc, latch, log, shmem, signals, timeout, xact};
+use crate::settings;
+use crate::store::registry;
+use crate::store::row::{current, Handler, Job};
+
+/// Nobody is asked to make room before having been here this long.
+const MIN_STAY: Span = Span::from_millis(1_000);
+/// The wait after an error of our own, which is charged to no job.
+const ERROR_PAUSE: Span = Span::from_millis(200);
+
+thread_local! {
+    static MINE: Cell<Option<&'static Executor>> = const { Cell::new(None) };
+}
+
+/// What came of one try to run jobs of a handler.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ran {
+    /// Jobs were run: go on.
+    Jobs,
+    /// There was nothing to take.
+    Nothing,
+    /// The extension is gone.
+    Gone,
+}
+
+pub(super) struct Worker {
+    pub(super) shared: &'static Shared,
+    pub(super) slot: &'static Executor,
+    pub(super) entry: &'static Database,
+    pub(super) number: usize,
+    pub(super) database: u32,
+    role: u32,
+    pub(super) extension: u32,
+    pub(super) scratch: Scratch,
+    paces: HashMap<i32, (Micros, Pace)>,
+    /// A job that brought its company down: runs alone next. (handler, job, was it excused: a deadlock, a limit?)
+    pub(super) suspect: Option<(i32, i64, bool)>,
+    turn: usize,
+}
+
+/// The executor's main; `argument` is its slot and the slot's generation.
+pub fn run(argument: i32) {
+    signals::install();
+    let Some(shared) = shmem::shared() else { bgworker::exit(0) };
+    let number = usize::try_from(argument & 0xff).unwrap_or(0) % shmem::EXECUTORS;
+    let slot = &shared.executors[number];
+    let generation = slot.generation.load(SeqCst);
+    let expected = u32::try_from(argument >> 8).unwrap_or(0);
+    if generation % (1 << 22) != expected || slot.state.load(SeqCst) != slot_state::STARTING || !slot.place.occupy() {
+        bgworker::exit(0);
+    }
+    MINE.set(Some(slot));
+    bgworker::at_exit(leave);
+    timeout::register();
+    let (database, role) = (slot.database.load(SeqCst), slot.role.load(SeqCst));
+    let Some(entry) = shared.find_database(database) else { bgworker::exit(0) };
+    bgworker::connect(database, role);
+    slot.arrived.store(generation, SeqCst);
+    activity::name("pgq executor");
+    let mut worker = Worker {
+        shared,
+        slot,
+        entry,
+        number,
+        database,
+        role,
+        extension: 0,
+        scratch: Scratch::new(c"pgq job"),
+        paces: HashMap::new(),
+        suspect: None,
+        turn: 0,
+    };
+    worker.work();
+    bgworker::exit(0);
+}
+
+/// Gives the slot up. The transaction was aborted before (ShutdownPostgres runs first), so the jobs are there again.
+fn leave() {
+    let (Some(shared), Some(slot)) = (shmem::shared(), MINE.get()) else { return };
+    let database = slot.database.load(SeqCst);
+    slot.place.vacate();
+    shared.locked(|| {
+        slot.clear();
+        slot.state.store(slot_state::FREE, SeqCst);
+    });
+    for entry in &shared.databases {
+        let oid = entry.oid.load(SeqCst);
+        if oid != 0 && (oid == database || entry.starving.load(SeqCst) != 0) {
+            entry.scheduler.wake();
+        }
+    }
+}
+
+impl Worker {
+    fn work(&mut self) {
+        let mut idle_since = Micros(clock::now());
+        loop {
+            latch::reset();
+            self.slot.place.take_wake();
+            guc::reload_if_asked();
+            if !settings::enabled() || self.slot.leave.load(SeqCst) != 0 {
+                return;
+            }
+            self.slot.state.store(slot_state::IDLE, SeqCst);
+            match self.look() {
+                Ok(None) => return,
+                Ok(Some(handlers)) => match self.turns(&handlers) {
+                    Ran::Jobs => {
+                        idle_since = Micros(clock::now());
+                        if self.gives_way() {
+                            return;
+                        }
+                        continue;
+                    }
+                    Ran::Gone => return,
+                    Ran::Nothing => {}
+                },
+                Err(error) => self.pause_after(&error),
+            }
+            let idle = Micros(clock::now()).since(idle_since);
+            if idle >= settings::idle_timeout() {
+                return;
+            }
+            activity::idle();
+            xact::report_statistics();
+            latch::wait(settings::idle_timeout().0.saturating_sub(idle.0).max(1_000) / 1_000);
+        }
+    }
+
+    /// The handlers of our role that have work. `None`: the extension is gone.
+    fn look(&mut self) -> Result<Option<Vec<Handler>>, Caught> {
+        let (role, known) = (self.role, self.extension);
+        let busy = i64::try_from(shmem::EXECUTORS).unwrap_or(64) + 1;
+        let (extension, handlers) = xact::run(|| {
+            let oid = if known == 0 { extension::oid() } else { known };
+            if oid == 0 || !extension::lock(oid) {
+                return Ok((oid, None));
+            }
+            Ok((oid, Some(registry::runnable(role, busy)?)))
+        })?;
+        self.extension = extension;
+        Ok(handlers)
+    }
+
+    /// Gives each handler one turn, beginning with another one each time.
+    fn turns(&mut self, handlers: &[Handler]) -> Ran {
+        let mut worked = Ran::Nothing;
+        self.turn = self.turn.wrapping_add(1);
+        for n in 0..handlers.len() {
+            let handler = &handlers[(n + self.turn) % handlers.len()];
+            let limit = plan::handler_limit(handler.concurrency, settings::max_workers());
+            if !self.shared.begin(self.number, handler.id, limit) {
+                continue;
+            }
+            let ran = self.one_turn(handler);
+            self.slot.state.store(slot_state::IDLE, SeqCst);
+            self.slot.handler.store(0, SeqCst);
+            match ran {
+                Ran::Jobs => worked = Ran::Jobs,
+                Ran::Nothing => {}
+                Ran::Gone => return Ran::Gone,
+            }
+            if self.slot.leave.load(SeqCst) != 0 {
+                break;
+            }
+        }
+        worked
+    }
+
+    /// Runs jobs of one handler until its time is over or nothing is left.
+    fn one_turn(&mut self, handler: &Handler) -> Ran {
+        let until = Micros(clock::now()).after(settings::batch_time());
+        let mut worked = Ran::Nothing;
+        loop {
+            let ran = if handler.is_procedure { self.run_procedure(handler) } else { self.run_functions(handler) };
+            match ran {
+                Ran::Jobs => worked = Ran::Jobs,
+                other if other == Ran::Gone => return other,
+                _ => return worked,
+            }
+            let over = Micros(clock::now()) >= until && self.suspect.is_none();
+            if over || self.slot.leave.load(SeqCst) != 0 {
+                return worked;
+            }
+            xact::check_interrupts();
+        }
+    }
+
+    /// Has somebody work, no executor, and no room for one? Then the first of us to see it leaves.
+    fn gives_way(&self) -> bool {
+        let here = Micros(clock::now()).since(Micros(self.slot.started.load(SeqCst)));
+        here >= MIN_STAY
+            && self.shared.room(settings::max_workers()) == 0
+            && self
+                .shared
+                .databases
+                .iter()
+                .any(|d| d.oid.load(SeqCst) != 0 && d.starving.compare_exchange(1, 2, SeqCst, SeqCst).is_ok())
+    }
+
+    /// An error of our own, charged to no job: one line, a moment's rest.
+    pub(super) fn pause_after(&self, error: &Caught) {
+        log::warning(&format!("an executor could not go on for a moment: {} {}", error.sqlstate, error.message));
+        latch::reset();
+        latch::wait(ERROR_PAUSE.as_millis());
+    }
+
+    /// What we remember of a handler; a new registration is a new handler.
+    pub(super) fn pace(&mut self, handler: &Handler) -> &mut Pace {
+        let kept = self.paces.entry(handler.id).or_insert_with(|| (handler.registered_at, Pace::default()));
+        if kept.0 != handler.registered_at {
+            *kept = (handler.registered_at, Pace::default());
+        }
+        &mut kept.1
+    }
+
+    /// Jobs that others are about to record a failure of, or to run alone: not ours to take.
+    pub(super) fn spoken_for(&self) -> Vec<i64> {
+        self.shared
+            .executors_of(self.database)
+            .filter(|(n, _)| *n != self.number)
+            .map(|(_, e)| e.recording.load(SeqCst))
+            .filter(|id| *id != 0)
+            .collect()
+    }
+
+    /// Jobs are there again: whoever is idle may take them.
+    pub(super) fn call_others(&self) {
+        self.entry.scheduler.wake();
+    }
+
+    /// The handler's function in this transaction; a handler that cannot run is parked in a transaction of its own.
+    pub(super) fn resolve(handler: &Handler) -> Result<Callable, Caught> {
+        let shape = Shape::from_word(&handler.shape);
+        let callable = Callable::resolve(&handler.function, shape).map_err(|reason| Caught::new(PARK, reason))?;
+        if handler.is_parked {
+            registry::park(handler.id, None)?;
+        }
+        Ok(callable)
+    }
+
+    /// Parks a handler that could not be resolved.
+    pub(super) fn park(&self, handler: &Handler, reason: &str) {
+        log::warning(&format!("handler of queue \"{}\" is parked: {reason}", handler.queue));
+        let extension = self.extension;
+        let parked = xact::run(|| {
+            if extension::lock(extension) {
+                registry::park(handler.id, Some(reason))?;
+            }
+            Ok(())
+        });
+        if let Err(error) = parked {
+            self.pause_after(&error);
+        }
+    }
+
+    /// Shows the job in shared memory and in pg_stat_activity.
+    pub(super) fn show(&self, handler: &Handler, job: &Job, now: i64) {
+        self.slot.set_job(job.id, job.current_attempt(), now);
+        current::set(job);
+        activity::running(&format!("pgq {}#{} {}", handler.queue, job.id, handler.function));
+    }
+
+    /// Did somebody ask to interrupt this job?
+    pub(super) fn is_cancelled(&self, job: i64) -> bool {
+        self.slot.cancel.load(SeqCst) == job && job != 0
+    }
+
+    /// No job runs here any more.
+    pub(super) fn clear_job(&self) {
+        self.slot.set_job(0, 0, 0);
+        self.slot.recording.store(0, SeqCst);
+        current::clear();
+    }
+}
+
+/// Marks an error as "this handler cannot run": never a SQLSTATE of PostgreSQL's.
+pub(super) const PARK: &str = "PGQPK";
+/// Marks an error as "the extension is gone".
+pub(super) const GONE: &str = "PGQGO";

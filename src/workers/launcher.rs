@@ -1,0 +1,159 @@
+//! The launcher: one per server, connected to no database. It knows which databases there are and starts a
+//! scheduler wherever one is needed.
+//!
+//! Lifetime: the server's. Started by the postmaster when preloaded, else by the first call that needs it;
+//! comes back by itself after a crash (restart time 1 s). Ends with the server, or when another launcher
+//! was there first (exit 0).
+//!
+//! It finds databases by looking, not by events: each connectable one is entered once after a start, one
+//! at a time; then on a wake, when pg_database shows a new one, and once an hour. One known to have the
+//! extension is looked into once a minute, and when its published due time comes.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::SeqCst;
+
+use crate::engine::time::{Micros, Span};
+use crate::pg::shmem::{Database, Shared};
+use crate::pg::{activity, bgworker, clock, database, guc, latch, log, shmem, signals, xact};
+use crate::settings;
+
+/// How often the list of databases is read when nobody asks.
+const LIST_EVERY: Span = Span::from_millis(60_000);
+/// How often a database without the extension is entered.
+const VISIT_EVERY: Span = Span::from_millis(3_600_000);
+/// How often a database with the extension is looked into.
+const LOOK_EVERY: Span = Span::from_millis(60_000);
+/// A scheduler that is not there after this long did not start.
+const START_LIMIT: Span = Span::from_millis(10_000);
+
+struct Launcher {
+    shared: &'static Shared,
+    /// When each database was entered last.
+    visited: HashMap<u32, Micros>,
+    listed: Option<Micros>,
+    no_slot: bool,
+}
+
+/// The launcher's main.
+pub fn run() {
+    signals::install();
+    let Some(shared) = shmem::shared() else { bgworker::exit(0) };
+    bgworker::at_exit(leave);
+    if !shared.launcher.occupy() {
+        bgworker::exit(0);
+    }
+    bgworker::connect_nowhere();
+    let mut launcher = Launcher { shared, visited: HashMap::new(), listed: None, no_slot: false };
+    loop {
+        latch::reset();
+        shared.launcher.take_wake();
+        guc::reload_if_asked();
+        let wait = if settings::enabled() { launcher.look() } else { LIST_EVERY };
+        activity::idle();
+        latch::wait(wait.as_millis());
+    }
+}
+
+fn leave() {
+    if let Some(shared) = shmem::shared() {
+        shared.launcher.vacate();
+    }
+}
+
+impl Launcher {
+    /// Starts what is to be started; how long nothing else is due.
+    fn look(&mut self) -> Span {
+        let now = Micros(clock::now());
+        if self.listed.is_none_or(|at| now.since(at) >= LIST_EVERY) {
+            self.list(now);
+        }
+        let mut wait = LIST_EVERY;
+        let mut visiting = false;
+        for entry in &self.shared.databases {
+            let oid = entry.oid.load(SeqCst);
+            if oid == 0 {
+                continue;
+            }
+            let known = entry.has_extension.load(SeqCst) != 0;
+            let (needed, next) = self.needed(entry, oid, now);
+            wait = wait.min(next);
+            if !needed {
+                visiting |= !known && entry.scheduler.is_taken();
+                continue;
+            }
+            // Unknown databases are entered one at a time.
+            if !known && visiting && entry.scheduler.wake.load(SeqCst) == 0 {
+                wait = wait.min(Span::from_millis(100));
+                continue;
+            }
+            visiting |= !known;
+            wait = wait.min(Span::from_millis(1_000));
+            self.start(entry, oid, now);
+        }
+        wait
+    }
+
+    /// Is a scheduler needed now, and if not, when to ask again?
+    fn needed(&self, entry: &Database, oid: u32, now: Micros) -> (bool, Span) {
+        if entry.scheduler.is_taken() {
+            entry.starting_since.store(0, SeqCst);
+            return (false, LOOK_EVERY);
+        }
+        let starting = entry.starting_since.load(SeqCst);
+        if starting != 0 && now.since(Micros(starting)) < START_LIMIT {
+            return (false, Span::from_millis(1_000));
+        }
+        let closed = Micros(entry.closed_until.load(SeqCst));
+        if closed > now {
+            return (false, closed.since(now));
+        }
+        let due = Micros(entry.due.load(SeqCst));
+        let every = if entry.has_extension.load(SeqCst) != 0 { LOOK_EVERY } else { VISIT_EVERY };
+        let visit = self.visited.get(&oid).map_or(now, |at| at.after(every));
+        let next = due.min(visit);
+        if entry.scheduler.wake.load(SeqCst) != 0 || next <= now {
+            return (true, Span::ZERO);
+        }
+        (false, next.since(now))
+    }
+
+    /// Makes the entries of the server's databases agree with pg_database.
+    fn list(&mut self, now: Micros) {
+        match xact::run(|| Ok(database::connectable())) {
+            Ok(found) => {
+                self.listed = Some(now);
+                for oid in &found {
+                    if self.shared.find_database(*oid).is_none() && !self.visited.contains_key(oid) {
+                        self.shared.database(*oid);
+                    }
+                }
+                self.visited.retain(|oid, at| found.contains(oid) && now.since(*at) < VISIT_EVERY);
+                for entry in &self.shared.databases {
+                    let oid = entry.oid.load(SeqCst);
+                    if oid != 0 && !found.contains(&oid) && !entry.scheduler.is_taken() {
+                        self.shared.forget_database(oid);
+                    }
+                }
+            }
+            Err(error) => log::warning(&format!("could not list the databases: {}", error.message)),
+        }
+    }
+
+    fn start(&mut self, entry: &Database, oid: u32, now: Micros) {
+        entry.starting_since.store(now.0, SeqCst);
+        let started = bgworker::start(&bgworker::Worker {
+            main: "pgq_scheduler_main",
+            kind: "pgq scheduler",
+            name: "pgq scheduler",
+            argument: i32::from_ne_bytes(oid.to_ne_bytes()),
+            restarts: false,
+            notify: latch::my_pid(),
+        });
+        if started {
+            self.visited.insert(oid, now);
+        } else if !self.no_slot {
+            log::warning("no free worker slot for a scheduler: raise max_worker_processes");
+        }
+        self.no_slot = !started;
+    }
+}

@@ -1,0 +1,130 @@
+//! Running procedures, which may COMMIT: the lease first, in a transaction of its own; then a CALL that no
+//! transaction of ours surrounds; then the completion, accepted only for the attempt that holds the lease.
+//!
+//! The lease has no end in time. It is held as long as our slot in shared memory names the job; when this
+//! process is gone the scheduler gives the job back, as the next attempt.
+
+use std::ffi::CString;
+
+use super::executor::{Ran, Worker, GONE, PARK};
+use crate::engine::names;
+use crate::engine::state::Outcome;
+use crate::engine::time::Span;
+use crate::observe;
+use crate::outcome::{self, Failure};
+use crate::pg::function::{Input, Shape};
+use crate::pg::xact::Caught;
+use crate::pg::{at_commit, clock, extension, guc, portal, timeout, xact};
+use crate::settings;
+use crate::store::claim;
+use crate::store::finish::{self, End};
+use crate::store::row::{Handler, Job};
+
+impl Worker {
+    /// One job of a procedure handler.
+    pub(super) fn run_procedure(&mut self, handler: &Handler) -> Ran {
+        let job = match self.lease(handler) {
+            Ok(Some(job)) => job,
+            Ok(None) => return Ran::Nothing,
+            Err(error) if error.sqlstate == GONE => return Ran::Gone,
+            Err(error) if error.sqlstate == PARK => {
+                self.park(handler, &error.message);
+                return Ran::Nothing;
+            }
+            Err(error) => {
+                self.pause_after(&error);
+                return Ran::Nothing;
+            }
+        };
+        let began = clock::now();
+        self.show(handler, &job, began);
+        let ended = self.call(handler, &job);
+        self.scratch.empty();
+        // What the procedure set for the session; there is no nest level that could span its COMMITs.
+        guc::reset_all();
+        let took = Span(clock::now().saturating_sub(began));
+        if let Err(error) = self.finish_procedure(handler, &job, &ended, took) {
+            self.pause_after(&error);
+        }
+        self.clear_job();
+        self.call_others();
+        Ran::Jobs
+    }
+
+    /// Commits a lease that names us: the slot names the job before the commit, so that nobody sees it unowned.
+    fn lease(&self, handler: &Handler) -> Result<Option<Job>, Caught> {
+        let result = xact::run(|| {
+            if !extension::lock(self.extension) {
+                return Err(Caught::new(GONE, "the extension is gone"));
+            }
+            Self::resolve(handler)?;
+            let job = claim::lease_one(&handler.queue, handler.task.as_deref(), &self.spoken_for())?;
+            if let Some(job) = &job {
+                self.slot.set_job(job.id, job.attempt, clock::now());
+            }
+            Ok(job)
+        });
+        if !matches!(result, Ok(Some(_))) {
+            self.clear_job();
+        }
+        result
+    }
+
+    fn call(&self, handler: &Handler, job: &Job) -> Result<(), Caught> {
+        let shape = Shape::from_word(&handler.shape);
+        let name = handler.function.rsplit_once('(').map_or(handler.function.as_str(), |(name, _)| name);
+        let marks = match shape {
+            Shape::Nothing => "",
+            Shape::Args | Shape::Job => "$1",
+            Shape::IdArgs => "$1, $2",
+        };
+        let text = CString::new(format!("CALL {name}({marks})"))
+            .map_err(|_| Caught::new("42602", "the procedure's name has a zero byte"))?;
+        let row = (shape == Shape::Job).then(|| job.row.as_ref());
+        let input = Input { id: job.id, args: &job.args, job: row };
+        timeout::forget();
+        if let Some(limit) = self.job_limit(handler) {
+            timeout::arm(limit.as_millis());
+        }
+        xact::run(|| {
+            self.scratch.enter();
+            portal::call(&text, shape, &input);
+            if timeout::expired() {
+                return Err(Caught::new("57014", "canceling job due to its time limit"));
+            }
+            Ok(())
+        })
+    }
+
+    fn finish_procedure(
+        &self,
+        handler: &Handler,
+        job: &Job,
+        ended: &Result<(), Caught>,
+        took: Span,
+    ) -> Result<(), Caught> {
+        let cancelled = self.is_cancelled(job.id);
+        xact::run(|| {
+            if !extension::lock(self.extension) {
+                return Ok(());
+            }
+            let Some(held) = claim::take_held(job.id, job.attempt)? else { return Ok(()) };
+            match ended {
+                Ok(()) => {
+                    at_commit::count(names::hash(&job.queue), 1, 0);
+                    if handler.keep_done.unwrap_or_else(settings::keep_done) > Span::ZERO {
+                        let (attempt, failures) = (held.attempt, held.failures);
+                        let end = End { outcome: Outcome::Done, attempt, failures, result: None, error: None };
+                        finish::keep(&held, &end)?;
+                    }
+                    observe::log::job_done(job.id, &job.queue, held.attempt, took);
+                }
+                Err(_) if cancelled => Self::cancel(&held)?,
+                Err(error) => {
+                    outcome::failed(&held, error, &Failure { places: handler.retry, ..Failure::default() })?;
+                }
+            }
+            Ok(())
+        })
+    }
+}

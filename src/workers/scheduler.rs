@@ -1,0 +1,437 @@
+//! The scheduler: one per database in which something may be due. Connected as the bootstrap superuser; it
+//! runs our own static statements and never a handler.
+//!
+//! Lifetime: started by the launcher; leaves after `pgq.idle_timeout` without anything to do, when the
+//! extension is gone, when somebody wants the database for himself, or when pgq is switched off. Before it
+//! leaves it publishes when it must be back.
+//!
+//! One look, in one transaction: promote what is due, end leases, find the handlers that have work, tell
+//! workers outside. Then wake or start executors. It uses no xid where nothing changed.
+
+use std::cell::Cell;
+use std::sync::atomic::Ordering::SeqCst;
+
+use crate::engine::names;
+use crate::engine::plan::{self, Demand, Pool};
+use crate::engine::time::{Micros, Span};
+use crate::outcome;
+use crate::pg::latch::Signal;
+use crate::pg::shmem::{slot_state, Database, Shared};
+use crate::pg::xact::Caught;
+use crate::pg::{activity, bgworker, clock, database, extension, guc, latch, log, shmem, signals, xact};
+use crate::settings;
+use crate::store::row::Handler;
+use crate::store::{counts, history, promote, registry};
+
+/// The most rows one statement promotes, ends or prunes.
+const PORTION: i64 = 1_000;
+/// Ready jobs of a handler are counted up to this: more say nothing about how many executors it needs.
+const BOUND: i64 = 100;
+/// How often kept jobs are pruned.
+const PRUNE_EVERY: Span = Span::from_millis(60_000);
+/// Somebody who wants the database waits five seconds for us to leave (CountOtherDBBackends, procarray.c).
+const ROOM_EVERY: Span = Span::from_millis(1_000);
+/// After we made room nobody comes back before this.
+const CLOSED_FOR: Span = Span::from_millis(10_000);
+/// An executor that has not come after this long never will.
+const ARRIVAL: Span = Span::from_millis(10_000);
+
+thread_local! {
+    static MINE: Cell<Option<&'static Database>> = const { Cell::new(None) };
+}
+
+struct Scheduler {
+    shared: &'static Shared,
+    entry: &'static Database,
+    oid: u32,
+    extension: u32,
+    idle_since: Micros,
+    pruned: Option<Micros>,
+    room_checked: Option<Micros>,
+    had_prepared: bool,
+    /// Executors asked for that have not arrived: (slot, generation, role).
+    expected: Vec<(usize, u32, u32)>,
+    no_slot: bool,
+    complaint: Option<String>,
+}
+
+/// What one look found.
+struct Seen {
+    handlers: Vec<Handler>,
+    next_due: Option<Micros>,
+    more: bool,
+}
+
+/// The scheduler's main; `argument` is the database's oid.
+pub fn run(argument: i32) {
+    signals::install();
+    let oid = u32::from_ne_bytes(argument.to_ne_bytes());
+    let Some(shared) = shmem::shared() else { bgworker::exit(0) };
+    let Some(entry) = shared.find_database(oid) else { bgworker::exit(0) };
+    MINE.set(Some(entry));
+    bgworker::at_exit(leave);
+    if !entry.scheduler.occupy() {
+        bgworker::exit(0);
+    }
+    bgworker::connect(oid, 0);
+    activity::name("pgq scheduler");
+    let mut scheduler = Scheduler {
+        shared,
+        entry,
+        oid,
+        extension: 0,
+        idle_since: Micros(clock::now()),
+        pruned: None,
+        room_checked: None,
+        had_prepared: false,
+        expected: Vec::new(),
+        no_slot: false,
+        complaint: None,
+    };
+    scheduler.work();
+    bgworker::exit(0);
+}
+
+fn leave() {
+    if let (Some(shared), Some(entry)) = (shmem::shared(), MINE.get()) {
+        entry.scheduler.vacate();
+        entry.starting_since.store(0, SeqCst);
+        // Whoever asked while we were leaving is answered by the launcher.
+        if entry.scheduler.wake.load(SeqCst) != 0 {
+            shared.launcher.wake();
+        }
+    }
+}
+
+impl Scheduler {
+    fn work(&mut self) {
+        loop {
+            latch::reset();
+            let woken = self.entry.scheduler.take_wake();
+            guc::reload_if_asked();
+            let now = Micros(clock::now());
+            if !settings::enabled() {
+                self.dismiss();
+                self.publish(None, now);
+                return;
+            }
+            if !self.room(now) {
+                return;
+            }
+            let seen = match self.look(now, woken) {
+                Ok(Some(seen)) => {
+                    self.complaint = None;
+                    seen
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    self.complain(format!("a look at the queues failed: {} {}", error.sqlstate, error.message));
+                    Seen { handlers: Vec::new(), next_due: Some(now.after(ROOM_EVERY)), more: false }
+                }
+            };
+            self.staff(&seen.handlers, now);
+            if self.may_leave(&seen, now) {
+                self.publish(seen.next_due, now);
+                return;
+            }
+            self.rest(&seen, now);
+        }
+    }
+
+    /// One line per change of state, never a storm.
+    fn complain(&mut self, what: String) {
+        if self.complaint.as_ref() != Some(&what) {
+            log::warning(&what);
+            self.complaint = Some(what);
+        }
+    }
+
+    /// Waits for the next thing to do, and at least four times as long as the look took, so that a stream of
+    /// single puts does not make us a full-time process.
+    fn rest(&self, seen: &Seen, began: Micros) {
+        activity::idle();
+        let now = Micros(clock::now());
+        let look = now.since(began);
+        let mut wait = settings::poll_interval().min(ROOM_EVERY);
+        if let Some(due) = seen.next_due {
+            wait = wait.min(due.since(now));
+        }
+        if seen.more {
+            wait = Span::ZERO;
+        }
+        if self.entry.scheduler.wake.load(SeqCst) != 0 {
+            latch::reset();
+            latch::wait(look.times(4).min(Span::from_millis(20)).as_millis());
+            return;
+        }
+        xact::report_statistics();
+        latch::wait(wait.as_millis());
+    }
+
+    /// Nothing to do, nobody to look after, for the idle timeout?
+    fn may_leave(&mut self, seen: &Seen, now: Micros) -> bool {
+        let busy = !seen.handlers.is_empty()
+            || seen.more
+            || self.had_prepared
+            || self.shared.executors_of(self.oid).next().is_some()
+            || seen.next_due.is_some_and(|due| due.since(now) <= settings::idle_timeout());
+        if busy {
+            self.idle_since = now;
+        }
+        now.since(self.idle_since) >= settings::idle_timeout()
+    }
+
+    /// Says when a scheduler must be there again. A prepared transaction keeps us, so there is none.
+    fn publish(&self, next_due: Option<Micros>, _now: Micros) {
+        self.entry.due.store(next_due.unwrap_or(Micros::INFINITY).0, SeqCst);
+    }
+
+    /// Looks once a second whether somebody wants the database for himself: then our executors end (their jobs
+    /// roll back, nothing is counted) and so do we.
+    fn room(&mut self, now: Micros) -> bool {
+        if self.room_checked.is_some_and(|at| now.since(at) < Span::from_millis(900)) {
+            return true;
+        }
+        self.room_checked = Some(now);
+        let oid = self.oid;
+        let free = xact::run(|| Ok(database::is_free(oid))).unwrap_or(true);
+        if !free {
+            log::line("somebody wants this database for himself: leaving it");
+            self.terminate();
+            self.entry.closed_until.store(now.after(CLOSED_FOR).0, SeqCst);
+            self.entry.due.store(now.after(CLOSED_FOR).0, SeqCst);
+        }
+        free
+    }
+
+    /// Ends the executors of this database at once.
+    fn terminate(&self) {
+        for (_, slot) in self.shared.executors_of(self.oid) {
+            slot.leave.store(1, SeqCst);
+            latch::signal(slot.place.pid.load(SeqCst), Signal::Terminate);
+        }
+    }
+
+    /// Lets the executors of this database leave after the transaction they are in.
+    fn dismiss(&self) {
+        for (_, slot) in self.shared.executors_of(self.oid) {
+            slot.leave.store(1, SeqCst);
+            slot.wake();
+        }
+    }
+
+    /// One look. `None`: the extension is gone, and so are we.
+    fn look(&mut self, now: Micros, woken: bool) -> Result<Option<Seen>, Caught> {
+        activity::running("looking for due jobs");
+        if self.extension == 0 {
+            self.extension = xact::run(|| Ok(extension::oid()))?;
+            if self.extension == 0 {
+                // The put that called us may not have committed its CREATE EXTENSION yet: its commit wakes again.
+                if self.entry.scheduler.wake.load(SeqCst) == 0 {
+                    self.shared.forget_database(self.oid);
+                }
+                return Ok(None);
+            }
+            self.entry.has_extension.store(1, SeqCst);
+        }
+        let expected = self.extension;
+        let mut dropping = false;
+        let seen = xact::run(|| match extension::try_lock(expected) {
+            None => {
+                dropping = true;
+                Ok(None)
+            }
+            Some(false) => Ok(None),
+            Some(true) => self.look_inside(now, woken).map(Some),
+        })?;
+        if seen.is_none() {
+            self.terminate();
+            if dropping {
+                return Ok(Some(Seen { handlers: Vec::new(), next_due: Some(now.after(Span::from_millis(250))), more: false }));
+            }
+            log::line("the extension was dropped from this database");
+            self.shared.forget_database(self.oid);
+        }
+        Ok(seen)
+    }
+
+    fn look_inside(&mut self, now: Micros, woken: bool) -> Result<Seen, Caught> {
+        let promoted = promote::promote(now, None, PORTION)?;
+        let ended = promote::take_ended(now, None, PORTION)?;
+        let portion = usize::try_from(PORTION).unwrap_or(usize::MAX);
+        let more = promoted.len() >= portion || ended.len() >= portion;
+        let mut queues: Vec<String> = promoted;
+        for job in &ended {
+            outcome::lease_ended(job, registry::setting(&job.queue)?.retry)?;
+            queues.push(job.queue.clone());
+        }
+        for id in promote::held_here()? {
+            if self.shared.runner(self.oid, id).is_none() {
+                queues.extend(promote::give_back(id, now)?);
+            }
+        }
+        self.watch_prepared(woken)?;
+        self.tell_outside(&mut queues)?;
+        if self.pruned.is_none_or(|at| now.since(at) >= PRUNE_EVERY) {
+            self.pruned = Some(now);
+            let before = |keep: Span| now.0.saturating_sub(keep.0);
+            history::prune(before(settings::keep_done()), before(settings::keep_dead()), PORTION * 10)?;
+        }
+        self.park_the_absent()?;
+        Ok(Seen { handlers: registry::runnable(0, BOUND)?, next_due: promote::next_due()?, more })
+    }
+
+    /// COMMIT PREPARED tells nobody: while this database has prepared transactions, and once after, every queue
+    /// with ready jobs counts as touched.
+    fn watch_prepared(&mut self, woken: bool) -> Result<(), Caught> {
+        if !self.had_prepared && self.entry.prepared.swap(0, SeqCst) == 0 {
+            return Ok(());
+        }
+        let has = counts::has_prepared()?;
+        if self.had_prepared && !has {
+            self.entry.touch_all();
+        }
+        self.had_prepared = has || (woken && self.had_prepared);
+        if !has {
+            self.entry.touch_all();
+        }
+        Ok(())
+    }
+
+    /// NOTIFY for each queue that got ready jobs since the last look, once however many.
+    fn tell_outside(&self, queues: &mut Vec<String>) -> Result<(), Caught> {
+        let (touched, all) = self.entry.take_touched();
+        if touched.is_empty() && !all && queues.is_empty() {
+            return Ok(());
+        }
+        let mut told: Vec<Option<String>> = Vec::new();
+        for (queue, notifies) in counts::ready_queues()? {
+            let news = all || queues.contains(&queue) || touched.contains(&names::hash(&queue));
+            if notifies && news {
+                told.push(Some(queue));
+            }
+        }
+        if !told.is_empty() {
+            counts::notify(&told)?;
+        }
+        Ok(())
+    }
+
+    /// An executor that was asked for and never connected: its role cannot log in or connect, or is gone. Its
+    /// handlers are parked, with that reason, for a minute.
+    fn park_the_absent(&mut self) -> Result<(), Caught> {
+        let mut absent = Vec::new();
+        let shared = self.shared;
+        let now = Micros(clock::now());
+        self.expected.retain(|(number, generation, role)| {
+            let slot = &shared.executors[*number];
+            let same = slot.generation.load(SeqCst) == *generation;
+            if slot.arrived.load(SeqCst) == *generation {
+                return false;
+            }
+            if same && slot.state.load(SeqCst) == slot_state::STARTING {
+                if now.since(Micros(slot.started.load(SeqCst))) < ARRIVAL || slot.place.is_taken() {
+                    return true;
+                }
+                shared.free(*number, *generation);
+            }
+            absent.push(*role);
+            false
+        });
+        for role in absent {
+            registry::park_role(role, "no worker could connect as its role: the server's log says why")?;
+            log::warning(&format!("no worker could connect as role {role}: its handlers are parked for a minute"));
+        }
+        Ok(())
+    }
+
+    /// Wakes and starts executors for what was found.
+    fn staff(&mut self, handlers: &[Handler], now: Micros) {
+        let workers = settings::max_workers();
+        let demands: Vec<Demand> = handlers
+            .iter()
+            .map(|h| {
+                let running = self
+                    .shared
+                    .executors_of(self.oid)
+                    .filter(|(_, e)| e.handler.load(SeqCst) == h.id && e.state.load(SeqCst) == slot_state::BUSY)
+                    .count();
+                // Until its commit a running job still looks ready.
+                let ready = usize::try_from(h.ready).unwrap_or(0).saturating_sub(running);
+                Demand { role: h.role, ready, running, limit: plan::handler_limit(h.concurrency, workers) }
+            })
+            .collect();
+        let orders = plan::orders(&demands, &self.pools(), self.shared.room(workers));
+        let starving = orders.iter().any(|o| o.starving);
+        self.entry.starving.store(u32::from(starving), SeqCst);
+        for order in orders {
+            self.wake_idle(order.role, order.wake);
+            for _ in 0..order.start {
+                self.start(order.role, workers, now);
+            }
+            if order.starving {
+                self.ask_for_room(order.role);
+            }
+        }
+    }
+
+    fn pools(&self) -> Vec<Pool> {
+        let mut pools: Vec<Pool> = Vec::new();
+        for (_, slot) in self.shared.executors_of(self.oid) {
+            let role = slot.role.load(SeqCst);
+            let idle = usize::from(slot.state.load(SeqCst) != slot_state::BUSY);
+            match pools.iter_mut().find(|p| p.role == role) {
+                Some(pool) => {
+                    pool.idle += idle;
+                    pool.all += 1;
+                }
+                None => pools.push(Pool { role, idle, all: 1 }),
+            }
+        }
+        pools
+    }
+
+    fn wake_idle(&self, role: u32, count: usize) {
+        self.shared
+            .executors_of(self.oid)
+            .filter(|(_, e)| e.role.load(SeqCst) == role && e.state.load(SeqCst) == slot_state::IDLE)
+            .take(count)
+            .for_each(|(_, e)| e.wake());
+    }
+
+    fn start(&mut self, role: u32, workers: usize, now: Micros) {
+        let Some((number, generation)) = self.shared.reserve(self.oid, role, workers, now.0) else { return };
+        let slot = i32::try_from(number).unwrap_or(0);
+        let tag = i32::try_from(generation % (1 << 22)).unwrap_or(0);
+        let started = bgworker::start(&bgworker::Worker {
+            main: "pgq_executor_main",
+            kind: "pgq executor",
+            name: "pgq executor",
+            argument: slot | (tag << 8),
+            restarts: false,
+            notify: latch::my_pid(),
+        });
+        if started {
+            self.expected.push((number, generation, role));
+        } else {
+            self.shared.free(number, generation);
+            if !self.no_slot {
+                log::warning("no free worker slot for an executor: raise max_worker_processes");
+            }
+        }
+        self.no_slot = !started;
+    }
+
+    /// A role without an executor and no room: an idle executor of somebody else leaves; where all are busy, one
+    /// leaves after its turn (executor::gives_way).
+    fn ask_for_room(&self, role: u32) {
+        let idle = self.shared.executors.iter().find(|e| {
+            let other = e.database.load(SeqCst) != self.oid || e.role.load(SeqCst) != role;
+            other && e.state.load(SeqCst) == slot_state::IDLE && e.leave.load(SeqCst) == 0
+        });
+        if let Some(slot) = idle {
+            slot.leave.store(1, SeqCst);
+            slot.wake();
+        }
+    }
+}

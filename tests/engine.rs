@@ -1,0 +1,7 @@
+//! The unit tests of src/engine, run without a server: the engine is std only, so it compiles here
+//! as it is.
+
+// What the extension uses of the engine is not used here.
+#[allow(dead_code, unused_imports, clippy::all)]
+#[path = "../src/engine/mod.rs"]
+mod engine;
