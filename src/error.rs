@@ -3,8 +3,7 @@
 //! Functions return `Result<T, Error>` up to the edge; there `From<Error> for ErrorReport` turns the
 //! value into PostgreSQL's error. A failing job is no `Error`: it is data (`pg::xact::Caught`).
 
-use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
-use pgrx::pg_sys::panic::ErrorReport;
+use crate::pg::report::{Code, ErrorReport};
 
 /// The result of everything that can fail because of what the caller asked for.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -68,24 +67,24 @@ fn lookup_report(error: Error) -> ErrorReport {
                 .set_detail(SHAPES)
                 .set_hint("Create the function first, or give its schema: pgq.register('queue', 'app.send_mail').")
         }
-        Error::NoSuchFunction { name, found } => report(
-            Code::ERRCODE_UNDEFINED_FUNCTION,
-            format!("no function \"{name}\" can be a handler"),
-        )
-        .set_detail(format!("{SHAPES} Found: {}.", found.join(", ")))
-        .set_hint("Change the function's arguments to one of these shapes, or name another function."),
-        Error::AmbiguousFunction { name, found } => report(
-            Code::ERRCODE_AMBIGUOUS_FUNCTION,
-            format!("function name \"{name}\" is not unique"),
-        )
-        .set_detail(format!("These fit: {}.", found.join(", ")))
-        .set_hint(format!("Give the whole signature: pgq.register('queue', '{}').", found.first().map_or("", String::as_str))),
-        Error::UnfitFunction { signature, reason, hint } => report(
-            Code::ERRCODE_INVALID_FUNCTION_DEFINITION,
-            format!("{signature} cannot be a handler"),
-        )
-        .set_detail(reason)
-        .set_hint(hint),
+        Error::NoSuchFunction { name, found } => {
+            report(Code::ERRCODE_UNDEFINED_FUNCTION, format!("no function \"{name}\" can be a handler"))
+                .set_detail(format!("{SHAPES} Found: {}.", found.join(", ")))
+                .set_hint("Change the function's arguments to one of these shapes, or name another function.")
+        }
+        Error::AmbiguousFunction { name, found } => {
+            report(Code::ERRCODE_AMBIGUOUS_FUNCTION, format!("function name \"{name}\" is not unique"))
+                .set_detail(format!("These fit: {}.", found.join(", ")))
+                .set_hint(format!(
+                    "Give the whole signature: pgq.register('queue', '{}').",
+                    found.first().map_or("", String::as_str)
+                ))
+        }
+        Error::UnfitFunction { signature, reason, hint } => {
+            report(Code::ERRCODE_INVALID_FUNCTION_DEFINITION, format!("{signature} cannot be a handler"))
+                .set_detail(reason)
+                .set_hint(hint)
+        }
         other => Internal(other).into(),
     }
 }
@@ -106,20 +105,19 @@ impl From<Error> for ErrorReport {
             Error::Argument { message, detail, hint } => {
                 with_detail(report(Code::ERRCODE_INVALID_PARAMETER_VALUE, message), detail).set_hint(hint)
             }
-            Error::Null(name) => report(
-                Code::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-                format!("argument \"{name}\" must not be null"),
-            )
-            .set_hint(format!("Give a value for \"{name}\".")),
+            Error::Null(name) => {
+                report(Code::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("argument \"{name}\" must not be null"))
+                    .set_hint(format!("Give a value for \"{name}\"."))
+            }
             Error::ArgsTooLarge { bytes, limit } => report(
                 Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
                 format!("args of {bytes} bytes exceed \"pgq.max_args_size\" of {limit} bytes"),
             )
-            .set_hint("Put the data into a table and its key into args, or have a superuser raise \"pgq.max_args_size\"."),
-            Error::NoSuchJob(id) => {
-                report(Code::ERRCODE_UNDEFINED_OBJECT, format!("job {id} does not wait here"))
-                    .set_hint(format!("It is finished, or was never put: SELECT * FROM pgq.wait({id}, '0')."))
-            }
+            .set_hint(
+                "Put the data into a table and its key into args, or have a superuser raise \"pgq.max_args_size\".",
+            ),
+            Error::NoSuchJob(id) => report(Code::ERRCODE_UNDEFINED_OBJECT, format!("job {id} does not wait here"))
+                .set_hint(format!("It is finished, or was never put: SELECT * FROM pgq.wait({id}, '0').")),
             Error::NoSuchRole(name) => {
                 report(Code::ERRCODE_UNDEFINED_OBJECT, format!("role \"{name}\" does not exist"))
                     .set_hint("CREATE ROLE first, or leave run_as out to use the current role.")

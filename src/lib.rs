@@ -30,22 +30,22 @@ pub extern "C-unwind" fn _PG_init() {
 /// The launcher's main.
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
-pub extern "C-unwind" fn pgq_launcher_main(_argument: pgrx::pg_sys::Datum) {
+pub extern "C-unwind" fn pgq_launcher_main(_argument: pg::bgworker::Argument) {
     workers::launcher::run();
 }
 
 /// A scheduler's main.
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
-pub extern "C-unwind" fn pgq_scheduler_main(argument: pgrx::pg_sys::Datum) {
-    workers::scheduler::run(argument.value() as i32);
+pub extern "C-unwind" fn pgq_scheduler_main(argument: pg::bgworker::Argument) {
+    workers::scheduler::run(pg::bgworker::number(argument));
 }
 
 /// An executor's main.
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
-pub extern "C-unwind" fn pgq_executor_main(argument: pgrx::pg_sys::Datum) {
-    workers::executor::run(argument.value() as i32);
+pub extern "C-unwind" fn pgq_executor_main(argument: pg::bgworker::Argument) {
+    workers::executor::run(pg::bgworker::number(argument));
 }
 
 #[cfg(test)]

@@ -45,7 +45,11 @@ pub fn failed(job: &Job, error: &Caught, how: &Failure) -> Result<Word> {
         Verdict::Retry { counted } => {
             let failures = job.failures.saturating_add(i32::from(counted));
             let wait = how.retry_in.unwrap_or_else(|| {
-                if counted { retry.backoff.wait(failures, noise) } else { free_wait(attempt - failures, noise) }
+                if counted {
+                    retry.backoff.wait(failures, noise)
+                } else {
+                    free_wait(attempt - failures, noise)
+                }
             });
             let due = now.after(wait);
             let state = if wait <= Span::ZERO { State::Ready } else { State::Scheduled };

@@ -112,29 +112,165 @@ pub fn log_jobs() -> LogJobs {
 /// Registers all of them, and reserves the prefix so that a typing error is told.
 pub fn define() {
     define_workers();
-    define_jobs();
+    define_retries();
+    define_keeping();
+    define_rights();
     crate::pg::guc::reserve_prefix(c"pgq");
 }
 
 fn define_workers() {
     let ms = GucFlags::UNIT_MS;
-    GucRegistry::define_bool_guc(c"pgq.enabled", c"Lets pgq's workers run.", c"Off: all workers of the server leave; put and claim go on working.", &ENABLED, GucContext::Sighup, GucFlags::default());
-    GucRegistry::define_int_guc(c"pgq.max_workers", c"Sets how many executors the whole server may have.", c"Each takes one of max_worker_processes, and so do the launcher and one scheduler per active database.", &MAX_WORKERS, 1, 64, GucContext::Sighup, GucFlags::default());
-    GucRegistry::define_int_guc(c"pgq.poll_interval", c"Sets how long a lost wake-up may delay a job.", c"Workers are woken at commit; this is the floor for what no wake-up tells, such as COMMIT PREPARED.", &POLL_INTERVAL, 10, 60_000, GucContext::Sighup, ms);
-    GucRegistry::define_int_guc(c"pgq.idle_timeout", c"Sets how long a worker without work stays.", c"", &IDLE_TIMEOUT, 100, 86_400_000, GucContext::Sighup, ms);
-    GucRegistry::define_int_guc(c"pgq.batch_time", c"Sets how long jobs of one handler share a transaction.", c"Longer is faster and lets a job of higher priority wait longer.", &BATCH_TIME, 1, 1_000, GucContext::Sighup, ms);
+    GucRegistry::define_bool_guc(
+        c"pgq.enabled",
+        c"Lets pgq's workers run.",
+        c"Off: all workers of the server leave; put and claim go on working.",
+        &ENABLED,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pgq.max_workers",
+        c"Sets how many executors the whole server may have.",
+        c"Each takes one of max_worker_processes, and so do the launcher and one scheduler per active database.",
+        &MAX_WORKERS,
+        1,
+        64,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pgq.poll_interval",
+        c"Sets how long a lost wake-up may delay a job.",
+        c"Workers are woken at commit; this is the floor for what no wake-up tells, such as COMMIT PREPARED.",
+        &POLL_INTERVAL,
+        10,
+        60_000,
+        GucContext::Sighup,
+        ms,
+    );
+    GucRegistry::define_int_guc(
+        c"pgq.idle_timeout",
+        c"Sets how long a worker without work stays.",
+        c"",
+        &IDLE_TIMEOUT,
+        100,
+        86_400_000,
+        GucContext::Sighup,
+        ms,
+    );
+    GucRegistry::define_int_guc(
+        c"pgq.batch_time",
+        c"Sets how long jobs of one handler share a transaction.",
+        c"Longer is faster and lets a job of higher priority wait longer.",
+        &BATCH_TIME,
+        1,
+        1_000,
+        GucContext::Sighup,
+        ms,
+    );
 }
 
-fn define_jobs() {
-    let (ms, s) = (GucFlags::UNIT_MS, GucFlags::UNIT_S);
-    GucRegistry::define_int_guc(c"pgq.max_attempts", c"Sets after how many failures a job is dead.", c"put, the handler and the queue's setting come first.", &MAX_ATTEMPTS, 1, 1_000_000, GucContext::Sighup, GucFlags::default());
-    GucRegistry::define_int_guc(c"pgq.backoff", c"Sets the time before the second attempt; it doubles with each failure, give or take a tenth.", c"", &BACKOFF, 0, i32::MAX, GucContext::Sighup, ms);
-    GucRegistry::define_int_guc(c"pgq.max_backoff", c"Sets the longest time between two attempts.", c"", &MAX_BACKOFF, 0, i32::MAX, GucContext::Sighup, ms);
-    GucRegistry::define_int_guc(c"pgq.job_timeout", c"Sets how long one run of a handler may take.", c"0 is no limit.", &JOB_TIMEOUT, 0, i32::MAX, GucContext::Sighup, ms);
-    GucRegistry::define_int_guc(c"pgq.keep_done", c"Sets how long done jobs and their results are kept.", c"0: a done job leaves no row.", &KEEP_DONE, 0, i32::MAX, GucContext::Sighup, s);
-    GucRegistry::define_int_guc(c"pgq.keep_dead", c"Sets how long dead and cancelled jobs are kept.", c"", &KEEP_DEAD, 0, i32::MAX, GucContext::Sighup, s);
-    GucRegistry::define_int_guc(c"pgq.max_args_size", c"Sets the largest args a job may have.", c"", &MAX_ARGS_SIZE, 1, 65_536, GucContext::Suset, GucFlags::UNIT_KB);
-    GucRegistry::define_bool_guc(c"pgq.allow_superuser_handlers", c"Lets handlers run as a superuser.", c"", &ALLOW_SUPERUSER_HANDLERS, GucContext::Sighup, GucFlags::default());
-    GucRegistry::define_bool_guc(c"pgq.eager", c"Makes put run the job in place, in this session and transaction.", c"For tests.", &EAGER, GucContext::Userset, GucFlags::default());
-    GucRegistry::define_enum_guc(c"pgq.log_jobs", c"Sets which runs of jobs are logged.", c"", &LOG_JOBS, GucContext::Suset, GucFlags::default());
+fn define_retries() {
+    let ms = GucFlags::UNIT_MS;
+    GucRegistry::define_int_guc(
+        c"pgq.max_attempts",
+        c"Sets after how many failures a job is dead.",
+        c"put, the handler and the queue's setting come first.",
+        &MAX_ATTEMPTS,
+        1,
+        1_000_000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pgq.backoff",
+        c"Sets the time before the second attempt; it doubles with each failure, give or take a tenth.",
+        c"",
+        &BACKOFF,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        ms,
+    );
+    GucRegistry::define_int_guc(
+        c"pgq.max_backoff",
+        c"Sets the longest time between two attempts.",
+        c"",
+        &MAX_BACKOFF,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        ms,
+    );
+    GucRegistry::define_int_guc(
+        c"pgq.job_timeout",
+        c"Sets how long one run of a handler may take.",
+        c"0 is no limit.",
+        &JOB_TIMEOUT,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        ms,
+    );
+}
+
+fn define_keeping() {
+    let s = GucFlags::UNIT_S;
+    GucRegistry::define_int_guc(
+        c"pgq.keep_done",
+        c"Sets how long done jobs and their results are kept.",
+        c"0: a done job leaves no row.",
+        &KEEP_DONE,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        s,
+    );
+    GucRegistry::define_int_guc(
+        c"pgq.keep_dead",
+        c"Sets how long dead and cancelled jobs are kept.",
+        c"",
+        &KEEP_DEAD,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        s,
+    );
+}
+
+fn define_rights() {
+    GucRegistry::define_int_guc(
+        c"pgq.max_args_size",
+        c"Sets the largest args a job may have.",
+        c"",
+        &MAX_ARGS_SIZE,
+        1,
+        65_536,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_bool_guc(
+        c"pgq.allow_superuser_handlers",
+        c"Lets handlers run as a superuser.",
+        c"",
+        &ALLOW_SUPERUSER_HANDLERS,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"pgq.eager",
+        c"Makes put run the job in place, in this session and transaction.",
+        c"For tests.",
+        &EAGER,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"pgq.log_jobs",
+        c"Sets which runs of jobs are logged.",
+        c"",
+        &LOG_JOBS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
 }

@@ -11,19 +11,10 @@ fn report(name: &str, found: &[Finding]) {
 
 /// Applies the rule of this name to all files, and makes sure that it looks at some.
 fn check(name: &str) {
-    let rule = RULES
-        .iter()
-        .find(|rule| rule.name == name)
-        .expect("a rule of this name");
+    let rule = RULES.iter().find(|rule| rule.name == name).expect("a rule of this name");
     let sources = sources(&repository()).expect("the tree can be read");
-    assert!(
-        sources.iter().any(|source| source.path == "src/lib.rs"),
-        "src/lib.rs was not found"
-    );
-    let found: Vec<Finding> = sources
-        .iter()
-        .flat_map(|source| (rule.check)(source))
-        .collect();
+    assert!(sources.iter().any(|source| source.path == "src/lib.rs"), "src/lib.rs was not found");
+    let found: Vec<Finding> = sources.iter().flat_map(|source| (rule.check)(source)).collect();
     report(name, &found);
 }
 
@@ -76,20 +67,13 @@ fn every_file_says_what_it_is() {
 fn every_rule_is_checked() {
     let own = include_str!("architecture.rs");
     for rule in RULES {
-        assert!(
-            own.contains(&format!("check(\"{}\")", rule.name)),
-            "no test for: {}",
-            rule.name
-        );
+        assert!(own.contains(&format!("check(\"{}\")", rule.name)), "no test for: {}", rule.name);
     }
 }
 
 #[test]
 fn the_tree_is_in_order() {
-    report(
-        "the tree",
-        &check_tree(&repository()).expect("the tree can be read"),
-    );
+    report("the tree", &check_tree(&repository()).expect("the tree can be read"));
 }
 
 #[test]

@@ -31,21 +31,13 @@ fn untagged(blocks: &[Block]) -> Vec<String> {
         if block.language != "sql" {
             if block.text.contains("pgq.") {
                 let line = block.line;
-                wrong.push(format!(
-                    "README.md:{line}: a block with \"pgq.\" must be tagged sql"
-                ));
+                wrong.push(format!("README.md:{line}: a block with \"pgq.\" must be tagged sql"));
             }
             continue;
         }
-        let unknown = block
-            .options
-            .keys()
-            .find(|name| !OPTIONS.contains(&name.as_str()));
+        let unknown = block.options.keys().find(|name| !OPTIONS.contains(&name.as_str()));
         if let Some(name) = unknown {
-            wrong.push(format!(
-                "README.md:{}: option \"{name}\" is not known",
-                block.line
-            ));
+            wrong.push(format!("README.md:{}: option \"{name}\" is not known", block.line));
         }
     }
     wrong
@@ -68,24 +60,16 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn session(&mut self, block: &Block) -> &mut Session {
-        let prompt = block
-            .option("transcript")
-            .and_then(|_| transcript::database(&block.text));
+        let prompt = block.option("transcript").and_then(|_| transcript::database(&block.text));
         let database = block.option("db").or(prompt).unwrap_or(DATABASE).to_owned();
         let role = block.option("as").unwrap_or("postgres").to_owned();
         if !self.databases.contains(&database) {
-            self.server
-                .psql("postgres", &format!("CREATE DATABASE \"{database}\""));
+            self.server.psql("postgres", &format!("CREATE DATABASE \"{database}\""));
             self.databases.push(database.clone());
         }
-        let name = format!(
-            "{database} {role} {}",
-            block.option("session").unwrap_or_default()
-        );
+        let name = format!("{database} {role} {}", block.option("session").unwrap_or_default());
         let server = self.server;
-        self.sessions
-            .entry(name)
-            .or_insert_with(|| server.session(&database, &role))
+        self.sessions.entry(name).or_insert_with(|| server.session(&database, &role))
     }
 
     fn run(&mut self, block: &Block) -> Result<(), String> {
@@ -93,15 +77,11 @@ impl Reader<'_> {
             return self.run_transcript(block);
         }
         if !is_ended(&block.text) {
-            return Err(format!(
-                "README.md:{}: the last statement has no semicolon",
-                block.line
-            ));
+            return Err(format!("README.md:{}: the last statement has no semicolon", block.line));
         }
         let reply = self.session(block).execute(&block.text);
         let reply = reply.map_err(|error| format!("README.md:{}: {error}", block.line))?;
-        judge(&reply, block.option("error"))
-            .map_err(|error| format!("README.md:{}: {error}", block.line))
+        judge(&reply, block.option("error")).map_err(|error| format!("README.md:{}: {error}", block.line))
     }
 
     fn run_transcript(&mut self, block: &Block) -> Result<(), String> {
@@ -115,8 +95,7 @@ impl Reader<'_> {
             let reply = reply.map_err(|error| at(exchange.line, &error))?;
             // Notices are sent before the result, and psql shows them first.
             let shown = format!("{}{}", reply.stderr, reply.stdout);
-            transcript::compare(&exchange.expected, &shown)
-                .map_err(|error| at(exchange.line, &error))?;
+            transcript::compare(&exchange.expected, &shown).map_err(|error| at(exchange.line, &error))?;
         }
         Ok(())
     }
@@ -132,28 +111,15 @@ fn judge(reply: &Reply, error: Option<&str>) -> Result<(), String> {
             "must fail with {wanted}, its last statement ended with {}: {}{}",
             reply.sqlstate, reply.stderr, reply.stdout
         )),
-        Some(_) if errors.len() != 1 => Err(format!(
-            "only the last statement may fail: {}",
-            reply.stderr
-        )),
+        Some(_) if errors.len() != 1 => Err(format!("only the last statement may fail: {}", reply.stderr)),
         Some(_) => Ok(()),
     }
 }
 
 fn run_all(server: &Server, blocks: &[Block]) -> (usize, Vec<String>) {
-    let mut reader = Reader {
-        server,
-        sessions: BTreeMap::new(),
-        databases: Vec::new(),
-    };
-    let blocks: Vec<&Block> = blocks
-        .iter()
-        .filter(|block| block.language == "sql")
-        .collect();
-    let failures = blocks
-        .iter()
-        .filter_map(|block| reader.run(block).err())
-        .collect();
+    let mut reader = Reader { server, sessions: BTreeMap::new(), databases: Vec::new() };
+    let blocks: Vec<&Block> = blocks.iter().filter(|block| block.language == "sql").collect();
+    let failures = blocks.iter().filter_map(|block| reader.run(block).err()).collect();
     (blocks.len(), failures)
 }
 
@@ -187,16 +153,9 @@ fn what_is_wrong_in_a_readme_is_found() {
     );
     let server = Server::builder().start();
     let (count, failures) = run_all(&server, &blocks(&text).expect("closed"));
-    let lines: Vec<&str> = failures
-        .iter()
-        .filter_map(|failure| failure.split(':').nth(1))
-        .collect();
+    let lines: Vec<&str> = failures.iter().filter_map(|failure| failure.split(':').nth(1)).collect();
     assert_eq!(count, 12);
-    assert_eq!(
-        lines,
-        ["4", "11", "14", "17", "29", "35", "41"],
-        "{failures:#?}"
-    );
+    assert_eq!(lines, ["4", "11", "14", "17", "29", "35", "41"], "{failures:#?}");
 }
 
 #[test]
@@ -207,9 +166,6 @@ fn a_block_that_hides_pgq_behind_another_tag_is_found() {
          {fence}sql skip\nSELECT pgq.put('a');\n{fence}\n"
     );
     let wrong = untagged(&blocks(&text).expect("closed"));
-    let lines: Vec<&str> = wrong
-        .iter()
-        .filter_map(|line| line.split(':').nth(1))
-        .collect();
+    let lines: Vec<&str> = wrong.iter().filter_map(|line| line.split(':').nth(1)).collect();
     assert_eq!(lines, ["1", "7", "10"], "{wrong:?}");
 }

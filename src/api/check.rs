@@ -96,7 +96,10 @@ pub fn due(execute_at: Option<TimestampWithTimeZone>, delay: Option<Interval>) -
         (Some(at), None) => finite("execute_at", at)?,
         (None, Some(delay)) => {
             not_negative("delay", delay)?;
-            Micros(clock::add(now.0, delay).ok_or_else(|| Error::argument("\"delay\" is out of range", "delay => '1 day'"))?)
+            Micros(
+                clock::add(now.0, delay)
+                    .ok_or_else(|| Error::argument("\"delay\" is out of range", "delay => '1 day'"))?,
+            )
         }
     };
     Ok((at, if at <= now { State::Ready } else { State::Scheduled }))

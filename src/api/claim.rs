@@ -4,7 +4,6 @@ use std::cell::Cell;
 
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::iter::SetOfIterator;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::check;
@@ -15,6 +14,7 @@ use crate::engine::time::{Micros, Span};
 use crate::error::{Error, Result};
 use crate::outcome::{self, Failure};
 use crate::pg::datum::Flat;
+use crate::pg::report::ErrorReport;
 use crate::pg::xact::Caught;
 use crate::pg::{at_commit, clock, log, xact};
 use crate::settings;

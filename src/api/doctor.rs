@@ -1,10 +1,10 @@
 //! doctor: what is wrong, and the command that mends it.
 
 use pgrx::iter::TableIterator;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::error::Result;
+use crate::pg::report::ErrorReport;
 use crate::pg::shmem::{self, slot_state};
 use crate::pg::{bgworker, database};
 use crate::settings;
@@ -81,7 +81,11 @@ fn workers() -> Row {
     row(
         "workers alive",
         launcher,
-        format!("launcher {}, scheduler {} (it leaves when idle), {executors} executors here", word(launcher), word(scheduler)),
+        format!(
+            "launcher {}, scheduler {} (it leaves when idle), {executors} executors here",
+            word(launcher),
+            word(scheduler)
+        ),
         "SELECT pgq.start();",
     )
 }

@@ -1,13 +1,13 @@
 //! register, unregister, configure: which function runs a queue's jobs, and how a queue behaves.
 
 use pgrx::datum::Interval;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::check;
 use crate::engine::names;
 use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
+use crate::pg::report::ErrorReport;
 use crate::pg::{at_commit, log, user};
 use crate::settings;
 use crate::store::registry::{self, Configuration, Function, Registration, RoleFacts};
@@ -110,7 +110,9 @@ fn may_register(role: &RoleFacts, name: &str, function: &Function) -> Result<()>
         ));
     }
     if role.is_superuser {
-        log::notice(&format!("{signature} will run as superuser \"{name}\": give run_as => 'another_role' unless it must"));
+        log::notice(&format!(
+            "{signature} will run as superuser \"{name}\": give run_as => 'another_role' unless it must"
+        ));
     }
     Ok(())
 }
@@ -132,7 +134,8 @@ fn configure(
     notify: Option<bool>,
     reset: Option<bool>,
 ) -> std::result::Result<Option<Flat>, ErrorReport> {
-    let spans = [("backoff", backoff), ("max_backoff", max_backoff), ("keep_done", keep_done), ("keep_dead", keep_dead)];
+    let spans =
+        [("backoff", backoff), ("max_backoff", max_backoff), ("keep_done", keep_done), ("keep_dead", keep_dead)];
     for (name, span) in spans {
         span.map(|s| check::not_negative(name, s)).transpose()?;
     }

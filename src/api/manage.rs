@@ -5,7 +5,6 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use pgrx::datum::{Interval, TimestampWithTimeZone};
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::check;
@@ -14,6 +13,7 @@ use crate::engine::state::{Outcome, State};
 use crate::engine::time::Micros;
 use crate::error::{Error, Result};
 use crate::pg::latch::{self, Signal};
+use crate::pg::report::ErrorReport;
 use crate::pg::{at_commit, clock, database, shmem};
 use crate::store::finish::{self, End, Return};
 use crate::store::row::Job;
@@ -69,7 +69,13 @@ fn cancelled(id: i64, force: bool) -> Result<Option<&'static str>> {
 
 /// Puts a row back exactly as it was.
 fn give_back(job: &Job) -> Result<()> {
-    let how = Return { state: job.state, execute_at: job.execute_at, attempt: job.attempt, failures: job.failures, error: None };
+    let how = Return {
+        state: job.state,
+        execute_at: job.execute_at,
+        attempt: job.attempt,
+        failures: job.failures,
+        error: None,
+    };
     finish::put_back(job, &how)
 }
 

@@ -2,7 +2,6 @@
 
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::iter::SetOfIterator;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use serde::Deserialize;
 
@@ -12,6 +11,7 @@ use crate::engine::state::State;
 use crate::engine::time::Micros;
 use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
+use crate::pg::report::ErrorReport;
 use crate::pg::{at_commit, clock};
 use crate::settings;
 use crate::store::insert::{self, Columns, NewJob};

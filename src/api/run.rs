@@ -4,7 +4,6 @@
 //! handler's role, or the function runs as its owner (SECURITY DEFINER) and that is the session's own user
 //! or a superuser.
 
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::check;
@@ -14,6 +13,7 @@ use crate::engine::time::Span;
 use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
 use crate::pg::function::{Callable, Input, Shape};
+use crate::pg::report::ErrorReport;
 use crate::pg::{at_commit, log, user};
 use crate::settings;
 use crate::store::finish::{self, End};
@@ -96,8 +96,7 @@ fn here(handler: &Handler, callable: &mut Callable, id: i64) -> Result<Option<Fl
     at_commit::count(names::hash(&job.queue), 1, 0);
     if handler.keep_done.unwrap_or_else(settings::keep_done) > Span::ZERO {
         let attempt = job.current_attempt();
-        let end =
-            End { outcome: Outcome::Done, attempt, failures: job.failures, result: result.as_ref(), error: None };
+        let end = End { outcome: Outcome::Done, attempt, failures: job.failures, result: result.as_ref(), error: None };
         finish::keep(&job, &end)?;
     }
     Ok(result)

@@ -4,14 +4,14 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::iter::TableIterator;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::check;
 use crate::engine::names;
+use crate::pg::database;
+use crate::pg::report::ErrorReport;
 use crate::pg::shmem::{self, slot_state};
 use crate::pg::user::{self, Oid};
-use crate::pg::database;
 use crate::store::{counts, registry};
 
 fn moment(micros: i64) -> Option<TimestampWithTimeZone> {

@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use pgrx::datum::Interval;
 use pgrx::iter::TableIterator;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::check;
@@ -12,6 +11,7 @@ use crate::engine::state::State;
 use crate::engine::time::{Micros, Span};
 use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
+use crate::pg::report::ErrorReport;
 use crate::pg::{at_commit, clock, database, latch, shmem, user, xact};
 use crate::settings;
 use crate::store::{claim, history, registry};
@@ -36,12 +36,7 @@ fn wait(
 ) -> std::result::Result<
     TableIterator<
         'static,
-        (
-            name!(state, String),
-            name!(result, Option<Flat>),
-            name!(error, Option<Flat>),
-            name!(attempt, Option<i32>),
-        ),
+        (name!(state, String), name!(result, Option<Flat>), name!(error, Option<Flat>), name!(attempt, Option<i32>)),
     >,
     ErrorReport,
 > {
@@ -92,9 +87,7 @@ fn look(id: i64) -> Result<Answer> {
     }
     // Gone from the live jobs before it is among the finished ones would need two commits: there is one.
     Ok(match history::look(id)? {
-        Some(f) => {
-            Answer { state: f.outcome, result: f.result, error: f.error, attempt: Some(f.attempt), live: false }
-        }
+        Some(f) => Answer { state: f.outcome, result: f.result, error: f.error, attempt: Some(f.attempt), live: false },
         None => Answer { state: "gone".into(), result: None, error: None, attempt: None, live: false },
     })
 }

@@ -21,23 +21,14 @@ impl Backoff {
     /// `noise` is any number; it is the only source of chance.
     pub fn wait(self, failures: i32, noise: u64) -> Span {
         let doublings = u32::try_from(failures.saturating_sub(1).clamp(0, 62)).unwrap_or(62);
-        let plain = self
-            .first
-            .0
-            .saturating_mul(1_i64 << doublings)
-            .min(self.most.0)
-            .max(0);
+        let plain = self.first.0.saturating_mul(1_i64 << doublings).min(self.most.0).max(0);
         jitter(Span(plain), noise)
     }
 }
 
 /// The wait before a retry that is not counted: 10 ms to 1 s, longer as they repeat.
 pub fn free_wait(repeats: i32, noise: u64) -> Span {
-    Backoff {
-        first: Span::from_millis(10),
-        most: Span::from_millis(1_000),
-    }
-    .wait(repeats, noise)
+    Backoff { first: Span::from_millis(10), most: Span::from_millis(1_000) }.wait(repeats, noise)
 }
 
 fn jitter(span: Span, noise: u64) -> Span {
@@ -51,28 +42,15 @@ fn jitter(span: Span, noise: u64) -> Span {
 mod tests {
     use super::*;
 
-    const B: Backoff = Backoff {
-        first: Span(1_000_000),
-        most: Span(3_600_000_000),
-    };
+    const B: Backoff = Backoff { first: Span(1_000_000), most: Span(3_600_000_000) };
 
     #[test]
     fn it_doubles_and_stops_at_the_cap() {
-        for (failures, seconds) in [
-            (1, 1),
-            (2, 2),
-            (3, 4),
-            (10, 512),
-            (13, 3_600),
-            (1_000_000, 3_600),
-        ] {
+        for (failures, seconds) in [(1, 1), (2, 2), (3, 4), (10, 512), (13, 3_600), (1_000_000, 3_600)] {
             let plain = seconds * 1_000_000;
             for noise in [0, 1, 12_345_678, u64::MAX] {
                 let wait = B.wait(failures, noise).0;
-                assert!(
-                    (plain - wait).abs() <= plain / 10,
-                    "{failures} failures: {wait}"
-                );
+                assert!((plain - wait).abs() <= plain / 10, "{failures} failures: {wait}");
             }
         }
     }
@@ -86,14 +64,7 @@ mod tests {
 
     #[test]
     fn zero_means_at_once() {
-        assert_eq!(
-            Backoff {
-                first: Span(0),
-                most: Span(0)
-            }
-            .wait(5, 77),
-            Span(0)
-        );
+        assert_eq!(Backoff { first: Span(0), most: Span(0) }.wait(5, 77), Span(0));
     }
 
     #[test]

@@ -7,17 +7,13 @@ pub const MAX_NAME: usize = 59;
 pub fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= MAX_NAME
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
 /// The name of a queue as a number that fits shared memory (FNV-1a, 64 bits). It is only ever a hint:
 /// two queues of one number cost a spurious look. Never zero, which marks an empty place.
 pub fn hash(name: &str) -> u64 {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     hash.max(1)
 }
 
@@ -30,24 +26,14 @@ mod tests {
         for good in ["a", "mail", "A-b_c.9", &"x".repeat(59)] {
             assert!(is_name(good), "{good}");
         }
-        for bad in [
-            "",
-            " ",
-            "a b",
-            "käse",
-            "a/b",
-            "a\"b",
-            "a;b",
-            &"x".repeat(60),
-        ] {
+        for bad in ["", " ", "a b", "käse", "a/b", "a\"b", "a;b", &"x".repeat(60)] {
             assert!(!is_name(bad), "{bad}");
         }
     }
 
     #[test]
     fn different_names_differ() {
-        let names: std::collections::HashSet<u64> =
-            (0..10_000).map(|n| hash(&format!("queue{n}"))).collect();
+        let names: std::collections::HashSet<u64> = (0..10_000).map(|n| hash(&format!("queue{n}"))).collect();
         assert_eq!(names.len(), 10_000);
     }
 }

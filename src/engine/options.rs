@@ -30,9 +30,7 @@ pub struct Retry {
 pub fn retry(job: Option<i32>, places: &[RetryOptions], settings: Retry) -> Retry {
     let first = |pick: fn(&RetryOptions) -> Option<Span>| places.iter().find_map(pick);
     Retry {
-        max_attempts: job
-            .or_else(|| places.iter().find_map(|p| p.max_attempts))
-            .unwrap_or(settings.max_attempts),
+        max_attempts: job.or_else(|| places.iter().find_map(|p| p.max_attempts)).unwrap_or(settings.max_attempts),
         backoff: Backoff {
             first: first(|p| p.backoff).unwrap_or(settings.backoff.first),
             most: first(|p| p.max_backoff).unwrap_or(settings.backoff.most),
@@ -44,37 +42,14 @@ pub fn retry(job: Option<i32>, places: &[RetryOptions], settings: Retry) -> Retr
 mod tests {
     use super::*;
 
-    const SETTINGS: Retry = Retry {
-        max_attempts: 5,
-        backoff: Backoff {
-            first: Span(1),
-            most: Span(100),
-        },
-    };
+    const SETTINGS: Retry = Retry { max_attempts: 5, backoff: Backoff { first: Span(1), most: Span(100) } };
 
     #[test]
     fn the_first_given_wins() {
-        let handler = RetryOptions {
-            max_attempts: None,
-            backoff: Some(Span(7)),
-            max_backoff: None,
-        };
-        let queue = RetryOptions {
-            max_attempts: Some(3),
-            backoff: Some(Span(9)),
-            max_backoff: Some(Span(50)),
-        };
+        let handler = RetryOptions { max_attempts: None, backoff: Some(Span(7)), max_backoff: None };
+        let queue = RetryOptions { max_attempts: Some(3), backoff: Some(Span(9)), max_backoff: Some(Span(50)) };
         let got = retry(None, &[handler, queue], SETTINGS);
-        assert_eq!(
-            got,
-            Retry {
-                max_attempts: 3,
-                backoff: Backoff {
-                    first: Span(7),
-                    most: Span(50)
-                }
-            }
-        );
+        assert_eq!(got, Retry { max_attempts: 3, backoff: Backoff { first: Span(7), most: Span(50) } });
         assert_eq!(retry(Some(1), &[handler, queue], SETTINGS).max_attempts, 1);
         assert_eq!(retry(None, &[], SETTINGS), SETTINGS);
     }

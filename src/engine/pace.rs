@@ -48,13 +48,7 @@ pub struct Plan {
 
 impl Default for Pace {
     fn default() -> Self {
-        Pace {
-            trial: TRIAL,
-            savepoints: 0,
-            solitary: false,
-            average_us: 1_000,
-            last: 1,
-        }
+        Pace { trial: TRIAL, savepoints: 0, solitary: false, average_us: 1_000, last: 1 }
     }
 }
 
@@ -63,25 +57,12 @@ impl Pace {
     pub fn plan(&self, batch_time: Span, most: Option<usize>) -> Plan {
         let savepoints = self.savepoints > 0;
         if self.trial > 0 || self.solitary {
-            return Plan {
-                jobs: 1,
-                savepoints,
-            };
+            return Plan { jobs: 1, savepoints };
         }
         let fits = usize::try_from(batch_time.0 / self.average_us.max(1)).unwrap_or(MAX_BATCH);
-        let cap = if savepoints {
-            MAX_SAVEPOINTS
-        } else {
-            MAX_BATCH
-        };
-        let jobs = fits
-            .min(self.last.saturating_mul(4))
-            .min(cap)
-            .min(most.unwrap_or(cap));
-        Plan {
-            jobs: jobs.max(1),
-            savepoints,
-        }
+        let cap = if savepoints { MAX_SAVEPOINTS } else { MAX_BATCH };
+        let jobs = fits.min(self.last.saturating_mul(4)).min(cap).min(most.unwrap_or(cap));
+        Plan { jobs: jobs.max(1), savepoints }
     }
 
     /// One job ran for `took` and succeeded.
@@ -124,8 +105,7 @@ impl Pace {
     }
 
     fn measured(&mut self, took: Span) {
-        self.average_us =
-            ((self.average_us.saturating_mul(7)).saturating_add(took.0.max(1)) / 8).max(1);
+        self.average_us = ((self.average_us.saturating_mul(7)).saturating_add(took.0.max(1)) / 8).max(1);
         if took > SLOW {
             self.trial = PENANCE;
             self.last = 1;
@@ -156,13 +136,7 @@ mod tests {
     fn a_new_handler_runs_alone_until_it_was_fast_thirty_times() {
         let mut pace = Pace::default();
         for _ in 0..TRIAL {
-            assert_eq!(
-                pace.plan(BATCH, None),
-                Plan {
-                    jobs: 1,
-                    savepoints: false
-                }
-            );
+            assert_eq!(pace.plan(BATCH, None), Plan { jobs: 1, savepoints: false });
             pace.succeeded(Span(50));
         }
         assert!(pace.plan(BATCH, None).jobs > 1);
@@ -192,10 +166,7 @@ mod tests {
         let mut pace = trusted();
         pace.failed(Span(20));
         let plan = pace.plan(BATCH, None);
-        assert!(
-            plan.savepoints && plan.jobs <= MAX_SAVEPOINTS && plan.jobs > 1,
-            "{plan:?}"
-        );
+        assert!(plan.savepoints && plan.jobs <= MAX_SAVEPOINTS && plan.jobs > 1, "{plan:?}");
         for _ in 0..CLEAN {
             pace.succeeded(Span(20));
         }

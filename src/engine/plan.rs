@@ -53,29 +53,17 @@ pub fn orders(demands: &[Demand], pools: &[Pool], room: usize) -> Vec<Order> {
     let mut orders: Vec<Order> = Vec::new();
     let mut wanted: Vec<usize> = Vec::new();
     for demand in demands {
-        let want = demand
-            .ready
-            .min(demand.limit.saturating_sub(demand.running));
+        let want = demand.ready.min(demand.limit.saturating_sub(demand.running));
         match orders.iter().position(|o| o.role == demand.role) {
             Some(at) => wanted[at] += want,
             None => {
-                orders.push(Order {
-                    role: demand.role,
-                    wake: 0,
-                    start: 0,
-                    starving: false,
-                });
+                orders.push(Order { role: demand.role, wake: 0, start: 0, starving: false });
                 wanted.push(want);
             }
         }
     }
     let mut left = room;
-    let pool = |role: u32| {
-        pools
-            .iter()
-            .find(|p| p.role == role)
-            .map_or((0, 0), |p| (p.idle, p.all))
-    };
+    let pool = |role: u32| pools.iter().find(|p| p.role == role).map_or((0, 0), |p| (p.idle, p.all));
     for (order, want) in orders.iter_mut().zip(wanted.iter_mut()) {
         let (idle, all) = pool(order.role);
         order.wake = idle.min(*want);
@@ -108,49 +96,23 @@ mod tests {
     use super::*;
 
     fn demand(role: u32, ready: usize, running: usize, limit: usize) -> Demand {
-        Demand {
-            role,
-            ready,
-            running,
-            limit,
-        }
+        Demand { role, ready, running, limit }
     }
 
     #[test]
     fn a_handler_leaves_one_executor_to_the_others() {
-        for (concurrency, workers, limit) in [
-            (None, 4, 3),
-            (None, 1, 1),
-            (None, 2, 1),
-            (Some(4), 4, 4),
-            (Some(9), 4, 4),
-            (Some(1), 4, 1),
-        ] {
-            assert_eq!(
-                handler_limit(concurrency, workers),
-                limit,
-                "{concurrency:?} of {workers}"
-            );
+        for (concurrency, workers, limit) in
+            [(None, 4, 3), (None, 1, 1), (None, 2, 1), (Some(4), 4, 4), (Some(9), 4, 4), (Some(1), 4, 1)]
+        {
+            assert_eq!(handler_limit(concurrency, workers), limit, "{concurrency:?} of {workers}");
         }
     }
 
     #[test]
     fn idle_executors_are_woken_before_new_ones_start() {
-        let pools = [Pool {
-            role: 1,
-            idle: 1,
-            all: 2,
-        }];
+        let pools = [Pool { role: 1, idle: 1, all: 2 }];
         let got = orders(&[demand(1, 100, 1, 3)], &pools, 2);
-        assert_eq!(
-            got,
-            [Order {
-                role: 1,
-                wake: 1,
-                start: 1,
-                starving: false
-            }]
-        );
+        assert_eq!(got, [Order { role: 1, wake: 1, start: 1, starving: false }]);
     }
 
     #[test]
@@ -162,21 +124,9 @@ mod tests {
 
     #[test]
     fn a_role_without_room_is_starving() {
-        let pools = [Pool {
-            role: 1,
-            idle: 0,
-            all: 4,
-        }];
+        let pools = [Pool { role: 1, idle: 0, all: 4 }];
         let got = orders(&[demand(2, 5, 0, 3)], &pools, 0);
-        assert_eq!(
-            got,
-            [Order {
-                role: 2,
-                wake: 0,
-                start: 0,
-                starving: true
-            }]
-        );
+        assert_eq!(got, [Order { role: 2, wake: 0, start: 0, starving: true }]);
     }
 
     #[test]
@@ -187,14 +137,6 @@ mod tests {
     #[test]
     fn no_more_executors_than_jobs() {
         let got = orders(&[demand(1, 1, 0, 3)], &[], 4);
-        assert_eq!(
-            got,
-            [Order {
-                role: 1,
-                wake: 0,
-                start: 1,
-                starving: false
-            }]
-        );
+        assert_eq!(got, [Order { role: 1, wake: 0, start: 1, starving: false }]);
     }
 }

@@ -48,9 +48,7 @@ impl State {
 
     /// The state of a word in the table.
     pub fn parse(word: &str) -> Option<Self> {
-        [State::Ready, State::Scheduled, State::Leased]
-            .into_iter()
-            .find(|s| s.word() == word)
+        [State::Ready, State::Scheduled, State::Leased].into_iter().find(|s| s.word() == word)
     }
 }
 
@@ -66,9 +64,7 @@ impl Outcome {
 
     /// The outcome of a word in the table.
     pub fn parse(word: &str) -> Option<Self> {
-        [Outcome::Done, Outcome::Dead, Outcome::Cancelled]
-            .into_iter()
-            .find(|o| o.word() == word)
+        [Outcome::Done, Outcome::Dead, Outcome::Cancelled].into_iter().find(|o| o.word() == word)
     }
 }
 
@@ -106,10 +102,7 @@ pub fn judge(tally: Tally, sqlstate: &str, permanent: bool, free: i32) -> Verdic
     if permanent {
         return Verdict::Dead;
     }
-    let uncounted = tally
-        .attempt
-        .saturating_sub(tally.failures)
-        .saturating_sub(1);
+    let uncounted = tally.attempt.saturating_sub(tally.failures).saturating_sub(1);
     if is_passing(sqlstate) && uncounted < free {
         return Verdict::Retry { counted: false };
     }
@@ -125,11 +118,7 @@ mod tests {
     use super::*;
 
     fn tally(attempt: i32, failures: i32, max_attempts: i32) -> Tally {
-        Tally {
-            attempt,
-            failures,
-            max_attempts,
-        }
+        Tally { attempt, failures, max_attempts }
     }
 
     #[test]
@@ -145,10 +134,7 @@ mod tests {
 
     #[test]
     fn the_last_allowed_failure_is_death() {
-        assert_eq!(
-            judge(tally(1, 0, 2), "P0001", false, 20),
-            Verdict::Retry { counted: true }
-        );
+        assert_eq!(judge(tally(1, 0, 2), "P0001", false, 20), Verdict::Retry { counted: true });
         assert_eq!(judge(tally(2, 1, 2), "P0001", false, 20), Verdict::Dead);
         assert_eq!(judge(tally(1, 0, 1), "P0001", false, 20), Verdict::Dead);
     }
@@ -161,14 +147,8 @@ mod tests {
     #[test]
     fn passing_errors_are_free_but_not_for_ever() {
         for sqlstate in ["40001", "40P01", "55P03"] {
-            assert_eq!(
-                judge(tally(1, 0, 1), sqlstate, false, 20),
-                Verdict::Retry { counted: false }
-            );
-            assert_eq!(
-                judge(tally(20, 0, 1), sqlstate, false, 20),
-                Verdict::Retry { counted: false }
-            );
+            assert_eq!(judge(tally(1, 0, 1), sqlstate, false, 20), Verdict::Retry { counted: false });
+            assert_eq!(judge(tally(20, 0, 1), sqlstate, false, 20), Verdict::Retry { counted: false });
             assert_eq!(judge(tally(21, 0, 1), sqlstate, false, 20), Verdict::Dead);
         }
     }

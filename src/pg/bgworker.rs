@@ -4,6 +4,15 @@ use std::ffi::c_char;
 
 use pgrx::pg_sys;
 
+/// What a worker's main is called with.
+pub type Argument = pg_sys::Datum;
+
+/// The number that `Worker::argument` gave.
+pub fn number(argument: Argument) -> i32 {
+    // DatumGetInt32: the low half.
+    i32::from_ne_bytes((argument.value() as u32).to_ne_bytes())
+}
+
 /// What to start.
 pub struct Worker<'a> {
     /// The symbol in the library that is its main.
@@ -33,7 +42,8 @@ fn described(worker: &Worker<'_>) -> pg_sys::BackgroundWorker {
     copy(worker.kind, &mut raw.bgw_type);
     copy("pgq", &mut raw.bgw_library_name);
     copy(worker.main, &mut raw.bgw_function_name);
-    raw.bgw_flags = i32::try_from(pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION).unwrap_or(3);
+    raw.bgw_flags =
+        i32::try_from(pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION).unwrap_or(3);
     raw.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
     raw.bgw_restart_time = if worker.restarts { 1 } else { pg_sys::BGW_NEVER_RESTART };
     raw.bgw_main_arg = pg_sys::Datum::from(worker.argument);
@@ -92,11 +102,7 @@ pub fn connect_nowhere() {
 pub fn connect(database: u32, role: u32) {
     // SAFETY: as above.
     unsafe {
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(
-            pg_sys::Oid::from(database),
-            pg_sys::Oid::from(role),
-            0,
-        );
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(pg_sys::Oid::from(database), pg_sys::Oid::from(role), 0);
     }
 }
 
@@ -107,6 +113,8 @@ thread_local! {
 /// Calls `leave` when this process ends, however it ends but by SIGKILL: after the abort of an open transaction
 /// when it is registered before connecting (callbacks run in the opposite order). It may only use atomics and latches.
 pub fn at_exit(leave: fn()) {
+    /// # Safety
+    /// Called by ipc.c only.
     unsafe extern "C-unwind" fn callback(_: i32, _: pg_sys::Datum) {
         if let Some(leave) = LEAVE.get() {
             leave();

@@ -28,7 +28,8 @@ pub fn raw(at: TimestampWithTimeZone) -> i64 {
 
 /// A moment from its text, in the session's time zone. Raises 22007 or 22008 for what is none.
 pub fn parse_moment(text: &str) -> Result<TimestampWithTimeZone> {
-    let text = CString::new(text).map_err(|_| Error::argument("invalid execute_at", "\"execute_at\": \"2030-01-01 12:00\""))?;
+    let text = CString::new(text)
+        .map_err(|_| Error::argument("invalid execute_at", "\"execute_at\": \"2030-01-01 12:00\""))?;
     let args = [Some(text.as_ptr().into()), Some(pg_sys::Datum::from(0_u32)), (-1_i32).into_datum()];
     // SAFETY: an input function with (cstring, typioparam, typmod), as fmgr calls it.
     let raw: Option<i64> = unsafe { direct_function_call(pg_sys::timestamptz_in, &args) };

@@ -64,10 +64,7 @@ impl Flat {
         // copy is flat because every attribute is.
         unsafe {
             let header: pg_sys::HeapTupleHeader = self.0.as_ptr().cast_mut().cast();
-            let desc = pg_sys::lookup_rowtype_tupdesc(
-                self.row_type(),
-                (*header).t_choice.t_datum.datum_typmod,
-            );
+            let desc = pg_sys::lookup_rowtype_tupdesc(self.row_type(), (*header).t_choice.t_datum.datum_typmod);
             let count = usize::try_from((*desc).natts).unwrap_or(0);
             let mut tuple = pg_sys::HeapTupleData {
                 t_len: u32::try_from(self.1).unwrap_or(0),

@@ -30,11 +30,8 @@ pub fn lock(expected: u32) -> bool {
 pub fn try_lock(expected: u32) -> Option<bool> {
     // SAFETY: ConditionalLockDatabaseObject is LockAcquire with dontWait on the tag that SET_LOCKTAG_OBJECT makes.
     let got = unsafe {
-        let tag = super::database::object_tag(
-            pg_sys::MyDatabaseId.to_u32(),
-            pg_sys::ExtensionRelationId.to_u32(),
-            expected,
-        );
+        let tag =
+            super::database::object_tag(pg_sys::MyDatabaseId.to_u32(), pg_sys::ExtensionRelationId.to_u32(), expected);
         pg_sys::LockAcquire(&tag, i32::try_from(pg_sys::AccessShareLock).unwrap_or(1), false, true)
     };
     if got == pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {

@@ -56,8 +56,7 @@ pub struct Input<'a> {
 /// Room for the largest FunctionCallInfo that we build: header and two arguments.
 #[repr(C, align(8))]
 struct CallSpace([u8; CALL_BYTES]);
-const CALL_BYTES: usize =
-    size_of::<pg_sys::FunctionCallInfoBaseData>() + 2 * size_of::<pg_sys::NullableDatum>();
+const CALL_BYTES: usize = size_of::<pg_sys::FunctionCallInfoBaseData>() + 2 * size_of::<pg_sys::NullableDatum>();
 
 impl Callable {
     /// Resolves `signature` (fully qualified). `Err` is the reason why it cannot run.

@@ -17,12 +17,7 @@ pub fn wait(millis: i64) -> Woken {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: MyLatch is this process's own; WL_EXIT_ON_PM_DEATH satisfies WaitLatch's demand for one of the two.
     let got = unsafe {
-        pg_sys::WaitLatch(
-            pg_sys::MyLatch,
-            i32::try_from(events).unwrap_or(0),
-            millis.max(0),
-            pg_sys::PG_WAIT_EXTENSION,
-        )
+        pg_sys::WaitLatch(pg_sys::MyLatch, i32::try_from(events).unwrap_or(0), millis.max(0), pg_sys::PG_WAIT_EXTENSION)
     };
     super::xact::check_interrupts();
     if u32::try_from(got).unwrap_or(0) & pg_sys::WL_LATCH_SET != 0 {
@@ -85,6 +80,7 @@ pub enum Signal {
     Cancel,
 }
 
+// SAFETY: the declaration of kill(2); pid_t and int are i32 on the platforms pgrx builds for.
 unsafe extern "C" {
     fn kill(pid: i32, signal: i32) -> i32;
 }

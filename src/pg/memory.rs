@@ -12,13 +12,7 @@ impl Scratch {
     pub fn new(name: &'static CStr) -> Self {
         // SAFETY: TopMemoryContext exists in every process; the name is static as the allocator requires.
         Scratch(unsafe {
-            pg_sys::AllocSetContextCreateInternal(
-                pg_sys::TopMemoryContext,
-                name.as_ptr(),
-                0,
-                8 * 1024,
-                8 * 1024 * 1024,
-            )
+            pg_sys::AllocSetContextCreateInternal(pg_sys::TopMemoryContext, name.as_ptr(), 0, 8 * 1024, 8 * 1024 * 1024)
         })
     }
 

@@ -15,6 +15,7 @@ pub mod latch;
 pub mod log;
 pub mod memory;
 pub mod portal;
+pub mod report;
 pub mod shmem;
 pub mod signals;
 pub mod spi;

@@ -64,10 +64,9 @@ fn parameters(shape: Shape, input: &Input<'_>) -> (Vec<pg_sys::Oid>, Vec<pg_sys:
     match shape {
         Shape::Nothing => (Vec::new(), Vec::new()),
         Shape::Args => (vec![pg_sys::JSONBOID], vec![input.args.datum()]),
-        Shape::IdArgs => (
-            vec![pg_sys::INT8OID, pg_sys::JSONBOID],
-            vec![pg_sys::Datum::from(input.id), input.args.datum()],
-        ),
+        Shape::IdArgs => {
+            (vec![pg_sys::INT8OID, pg_sys::JSONBOID], vec![pg_sys::Datum::from(input.id), input.args.datum()])
+        }
         Shape::Job => input.job.map_or((Vec::new(), Vec::new()), |job| (vec![job.row_type()], vec![job.datum()])),
     }
 }

@@ -361,9 +361,10 @@ impl Shared {
 
     /// The executors of a database that exist or are on their way, with their numbers.
     pub fn executors_of(&self, database: u32) -> impl Iterator<Item = (usize, &Executor)> {
-        self.executors.iter().enumerate().filter(move |(_, e)| {
-            e.state.load(SeqCst) != slot_state::FREE && e.database.load(SeqCst) == database
-        })
+        self.executors
+            .iter()
+            .enumerate()
+            .filter(move |(_, e)| e.state.load(SeqCst) != slot_state::FREE && e.database.load(SeqCst) == database)
     }
 
     /// Who runs `job` of `database`, if anybody does.

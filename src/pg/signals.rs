@@ -3,7 +3,7 @@
 
 use pgrx::pg_sys;
 
-// Declared here as plain symbols: pgrx's own are wrappers, which cannot be installed as handlers.
+// SAFETY: the declarations of tcop/tcopprot.h and postmaster/interrupt.h. Here as plain symbols: pgrx's own are wrappers, which cannot be installed as handlers.
 unsafe extern "C-unwind" {
     fn die(signal: i32);
     fn SignalHandlerForConfigReload(signal: i32);

@@ -118,7 +118,14 @@ fn times(all: &[i64]) -> Option<pg_sys::Datum> {
     let count = i32::try_from(datums.len()).ok()?;
     // SAFETY: eight-byte values passed by value, as timestamptz is on every platform that pgrx builds for.
     let array = unsafe {
-        pg_sys::construct_array(datums.as_mut_ptr(), count, pg_sys::TIMESTAMPTZOID, 8, true, i8::try_from(b'd').unwrap_or(0))
+        pg_sys::construct_array(
+            datums.as_mut_ptr(),
+            count,
+            pg_sys::TIMESTAMPTZOID,
+            8,
+            true,
+            i8::try_from(b'd').unwrap_or(0),
+        )
     };
     Some(pg_sys::Datum::from(array))
 }
@@ -206,12 +213,24 @@ unsafe impl Sync for Statement {}
 impl Statement {
     /// A statement with the types of its parameters.
     pub const fn new(sql: &'static str, types: &'static [Type]) -> Self {
-        Statement { sql, types, by_index: false, plan: Cell::new(std::ptr::null_mut()), job_type: Cell::new(pg_sys::InvalidOid) }
+        Statement {
+            sql,
+            types,
+            by_index: false,
+            plan: Cell::new(std::ptr::null_mut()),
+            job_type: Cell::new(pg_sys::InvalidOid),
+        }
     }
 
     /// The same, planned without sequential scans, bitmaps and sorts.
     pub const fn by_index(sql: &'static str, types: &'static [Type]) -> Self {
-        Statement { sql, types, by_index: true, plan: Cell::new(std::ptr::null_mut()), job_type: Cell::new(pg_sys::InvalidOid) }
+        Statement {
+            sql,
+            types,
+            by_index: true,
+            plan: Cell::new(std::ptr::null_mut()),
+            job_type: Cell::new(pg_sys::InvalidOid),
+        }
     }
 
     /// Runs it as the owner of our tables and reads each row.

@@ -14,6 +14,7 @@ const USER_TIMEOUT: i32 = 12;
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 const USER_TIMEOUT: i32 = 13;
 
+// SAFETY: the declarations of utils/timeout.h.
 unsafe extern "C-unwind" {
     fn RegisterTimeout(id: i32, handler: Option<unsafe extern "C-unwind" fn()>) -> i32;
     fn enable_timeout_after(id: i32, delay_ms: i32);

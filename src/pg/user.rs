@@ -58,7 +58,10 @@ pub(super) fn as_owner<T>(statement: impl FnOnce() -> T) -> Option<T> {
     // SAFETY: as ri_triggers.c does it: save, raise with SECURITY_LOCAL_USERID_CHANGE, run, restore.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        pg_sys::SetUserIdAndSecContext(owner, context | i32::try_from(pg_sys::SECURITY_LOCAL_USERID_CHANGE).unwrap_or(1));
+        pg_sys::SetUserIdAndSecContext(
+            owner,
+            context | i32::try_from(pg_sys::SECURITY_LOCAL_USERID_CHANGE).unwrap_or(1),
+        );
     }
     let result = statement();
     // SAFETY: the values read above.

@@ -191,11 +191,5 @@ pub struct Seen {
 
 /// Looks at a live job.
 pub fn look(id: i64) -> Result<Option<Seen>> {
-    LOOK.row(&[Arg::Bigint(id)], |row| {
-        Ok(Seen {
-            job: Job::read(row)?,
-            own: row.is_own(13),
-            error: row.get(14),
-        })
-    })
+    LOOK.row(&[Arg::Bigint(id)], |row| Ok(Seen { job: Job::read(row)?, own: row.is_own(13), error: row.get(14) }))
 }

@@ -92,10 +92,8 @@ pub fn ready_queues() -> Result<Vec<(String, bool)>> {
 }
 
 /// Locks nothing of ours; NOTIFY itself is sent at commit.
-static NOTIFY: Statement = Statement::new(
-    "SELECT pg_catalog.pg_notify('pgq_' || q, '') FROM pg_catalog.unnest($1) AS q",
-    &[Type::Texts],
-);
+static NOTIFY: Statement =
+    Statement::new("SELECT pg_catalog.pg_notify('pgq_' || q, '') FROM pg_catalog.unnest($1) AS q", &[Type::Texts]);
 
 /// Tells the workers outside that listen to these queues.
 pub fn notify(queues: &[Option<String>]) -> Result<()> {

@@ -99,8 +99,19 @@ static REGISTER: Statement = Statement::new(
             batch = EXCLUDED.batch, max_attempts = EXCLUDED.max_attempts,
             registered_at = pg_catalog.clock_timestamp(), parked = NULL, parked_at = NULL",
     &[
-        Type::Text, Type::Text, Type::Text, Type::Text, Type::Bool, Type::Text, Type::Oid, Type::Interval,
-        Type::Interval, Type::Interval, Type::Int, Type::Int, Type::Int,
+        Type::Text,
+        Type::Text,
+        Type::Text,
+        Type::Text,
+        Type::Bool,
+        Type::Text,
+        Type::Oid,
+        Type::Interval,
+        Type::Interval,
+        Type::Interval,
+        Type::Int,
+        Type::Int,
+        Type::Int,
     ],
 );
 
@@ -253,10 +264,8 @@ pub fn role_facts(run_as: &str, caller: u32, function: u32) -> Result<Option<Rol
     })
 }
 
-static FUNCTION_OWNER: Statement = Statement::new(
-    "SELECT p.proowner, p.prosecdef FROM pg_catalog.pg_proc AS p WHERE p.oid = $1",
-    &[Type::Oid],
-);
+static FUNCTION_OWNER: Statement =
+    Statement::new("SELECT p.proowner, p.prosecdef FROM pg_catalog.pg_proc AS p WHERE p.oid = $1", &[Type::Oid]);
 
 /// (owner, SECURITY DEFINER) of a function.
 pub fn function_owner(function: u32) -> Result<Option<(u32, bool)>> {
@@ -275,9 +284,7 @@ static CONFIGURE: Statement = Statement::new(
             keep_dead = CASE WHEN $8 THEN $6 ELSE COALESCE($6, s.keep_dead) END,
             notify = CASE WHEN $8 THEN $7 ELSE COALESCE($7, s.notify) END
      RETURNING s",
-    &[
-        Type::Text, Type::Int, Type::Interval, Type::Interval, Type::Interval, Type::Interval, Type::Bool, Type::Bool,
-    ],
+    &[Type::Text, Type::Int, Type::Interval, Type::Interval, Type::Interval, Type::Interval, Type::Bool, Type::Bool],
 );
 
 /// What configure sets.

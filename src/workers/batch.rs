@@ -19,9 +19,9 @@ use crate::pg::function::{Callable, Input, Shape};
 use crate::pg::xact::Caught;
 use crate::pg::{at_commit, clock, extension, log, timeout, xact};
 use crate::settings;
+use crate::store::claim;
 use crate::store::finish::{self, End};
 use crate::store::row::{Handler, Job};
-use crate::store::claim;
 
 /// Jobs in company may hold each other up for so many batch times, counted from the claim; then the transaction
 /// rolls back. design.md says 10; 8 leaves time for the others to be picked up within that.

@@ -247,7 +247,11 @@ impl Scheduler {
         if seen.is_none() {
             self.terminate();
             if dropping {
-                return Ok(Some(Seen { handlers: Vec::new(), next_due: Some(now.after(Span::from_millis(250))), more: false }));
+                return Ok(Some(Seen {
+                    handlers: Vec::new(),
+                    next_due: Some(now.after(Span::from_millis(250))),
+                    more: false,
+                }));
             }
             log::line("the extension was dropped from this database");
             self.shared.forget_database(self.oid);

@@ -20,14 +20,9 @@ impl Ledger {
     /// # Panics
     /// When the server refuses.
     pub fn create(client: &mut Client, table: &str) -> Ledger {
-        let sql =
-            format!("CREATE TABLE {table} (id bigint); GRANT INSERT, SELECT ON {table} TO PUBLIC");
-        client
-            .batch_execute(&sql)
-            .unwrap_or_else(|error| panic!("ledger {table}: {error}"));
-        Ledger {
-            table: table.to_owned(),
-        }
+        let sql = format!("CREATE TABLE {table} (id bigint); GRANT INSERT, SELECT ON {table} TO PUBLIC");
+        client.batch_execute(&sql).unwrap_or_else(|error| panic!("ledger {table}: {error}"));
+        Ledger { table: table.to_owned() }
     }
 
     /// Compares the jobs that were put with the ledger and the dead jobs, and prints the counts.
@@ -55,17 +50,12 @@ impl Ledger {
     /// When the server refuses.
     pub fn count(&self, client: &mut Client) -> i64 {
         let sql = format!("SELECT count(*) FROM {}", self.table);
-        client
-            .query_one(&sql, &[])
-            .unwrap_or_else(|error| panic!("{sql}: {error}"))
-            .get(0)
+        client.query_one(&sql, &[]).unwrap_or_else(|error| panic!("{sql}: {error}")).get(0)
     }
 }
 
 fn ids(client: &mut Client, sql: &str) -> Vec<i64> {
-    let rows = client
-        .query(sql, &[])
-        .unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let rows = client.query(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {error}"));
     rows.iter().map(|row| row.get(0)).collect()
 }
 
@@ -103,25 +93,12 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            out,
-            "{} put, {} ran, {} dead",
-            self.put, self.ran, self.dead
-        )?;
-        for (name, ids) in [
-            ("missing", &self.missing),
-            ("doubled", &self.doubled),
-            ("unknown", &self.unknown),
-        ] {
+        write!(out, "{} put, {} ran, {} dead", self.put, self.ran, self.dead)?;
+        for (name, ids) in [("missing", &self.missing), ("doubled", &self.doubled), ("unknown", &self.unknown)] {
             let first: Vec<String> = ids.iter().take(5).map(i64::to_string).collect();
             write!(out, ", {} {name}", ids.len())?;
             if !first.is_empty() {
-                write!(
-                    out,
-                    " ({}{})",
-                    first.join(", "),
-                    if ids.len() > 5 { ", …" } else { "" }
-                )?;
+                write!(out, " ({}{})", first.join(", "), if ids.len() > 5 { ", …" } else { "" })?;
             }
         }
         Ok(())
@@ -131,12 +108,7 @@ impl fmt::Display for Verdict {
 /// Counts each id on both sides.
 pub fn compare(put: &[i64], ran: &[i64], dead: &[i64]) -> Verdict {
     let mut seen: BTreeMap<i64, usize> = put.iter().map(|id| (*id, 0)).collect();
-    let mut verdict = Verdict {
-        put: put.len(),
-        ran: ran.len(),
-        dead: dead.len(),
-        ..Verdict::default()
-    };
+    let mut verdict = Verdict { put: put.len(), ran: ran.len(), dead: dead.len(), ..Verdict::default() };
     for id in ran.iter().chain(dead) {
         match seen.get_mut(id) {
             Some(count) => *count += 1,
@@ -169,10 +141,7 @@ mod tests {
         assert_eq!(verdict.doubled, [1]);
         assert_eq!(verdict.unknown, [9]);
         assert!(!verdict.is_exact());
-        assert_eq!(
-            verdict.to_string(),
-            "4 put, 3 ran, 1 dead, 2 missing (2, 3), 1 doubled (1), 1 unknown (9)"
-        );
+        assert_eq!(verdict.to_string(), "4 put, 3 ran, 1 dead, 2 missing (2, 3), 1 doubled (1), 1 unknown (9)");
     }
 
     #[test]

@@ -58,10 +58,7 @@ pub fn blocks(markdown: &str) -> Result<Vec<Block>, usize> {
 }
 
 fn opening(line: &str, number: usize) -> Option<(Block, String)> {
-    let mark = line
-        .chars()
-        .next()
-        .filter(|mark| ['`', '~'].contains(mark))?;
+    let mark = line.chars().next().filter(|mark| ['`', '~'].contains(mark))?;
     let length = line.chars().take_while(|c| *c == mark).count();
     if length < 3 || line[length..].contains('`') {
         return None;
@@ -73,15 +70,7 @@ fn opening(line: &str, number: usize) -> Option<(Block, String)> {
         None => (word.to_owned(), String::new()),
     });
     let options = options.collect();
-    Some((
-        Block {
-            line: number,
-            language,
-            options,
-            text: String::new(),
-        },
-        line[..length].to_owned(),
-    ))
+    Some((Block { line: number, language, options, text: String::new() }, line[..length].to_owned()))
 }
 
 #[cfg(test)]
@@ -107,10 +96,7 @@ mod tests {
         let found = blocks(text).expect("closed");
         assert_eq!(found[0].text, "a\n  b\n");
         assert_eq!(found[0].language, "");
-        assert_eq!(
-            (found[1].language.as_str(), found[1].text.as_str()),
-            ("sh", "```\n")
-        );
+        assert_eq!((found[1].language.as_str(), found[1].text.as_str()), ("sh", "```\n"));
     }
 
     #[test]

@@ -28,29 +28,16 @@ pub fn owner() -> Owner {
     *OWNER.get_or_init(|| {
         let own = fs::metadata("/proc/self").expect("/proc is mounted");
         if own.uid() != 0 {
-            return Owner {
-                uid: own.uid(),
-                gid: own.gid(),
-                is_other: false,
-            };
+            return Owner { uid: own.uid(), gid: own.gid(), is_other: false };
         }
-        Owner {
-            uid: id_of("-u"),
-            gid: id_of("-g"),
-            is_other: true,
-        }
+        Owner { uid: id_of("-u"), gid: id_of("-g"), is_other: true }
     })
 }
 
 fn id_of(which: &str) -> u32 {
-    let output = Command::new("id")
-        .args([which, "postgres"])
-        .output()
-        .expect("id is installed");
+    let output = Command::new("id").args([which, "postgres"]).output().expect("id is installed");
     let text = String::from_utf8_lossy(&output.stdout);
-    text.trim()
-        .parse()
-        .expect("root's servers run as postgres, and there is no such user")
+    text.trim().parse().expect("root's servers run as postgres, and there is no such user")
 }
 
 impl Owner {
@@ -83,10 +70,7 @@ pub fn make_directory(name: &str) -> PathBuf {
             Ok(()) => {
                 let owner = owner();
                 chown(&path, Some(owner.uid), Some(owner.gid)).expect("chown of a new directory");
-                leftovers()
-                    .lock()
-                    .expect("not poisoned")
-                    .push(Leftover::Directory(path.clone()));
+                leftovers().lock().expect("not poisoned").push(Leftover::Directory(path.clone()));
                 return path;
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -121,16 +105,9 @@ pub fn spawn_bound(command: Command) -> io::Result<Child> {
     });
     let (reply, answer) = channel();
     let bound = bind_to_parent(command);
-    spawner
-        .lock()
-        .expect("not poisoned")
-        .send((bound, reply))
-        .expect("the spawner lives");
+    spawner.lock().expect("not poisoned").send((bound, reply)).expect("the spawner lives");
     let child = answer.recv().expect("the spawner lives")?;
-    leftovers()
-        .lock()
-        .expect("not poisoned")
-        .push(Leftover::Process(child.id()));
+    leftovers().lock().expect("not poisoned").push(Leftover::Process(child.id()));
     Ok(child)
 }
 
@@ -138,12 +115,10 @@ fn bind_to_parent(mut command: Command) -> Command {
     // SAFETY: prctl is async-signal-safe and touches only the child's own state; nothing is
     // allocated between fork and exec.
     unsafe {
-        command.pre_exec(
-            || match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGQUIT) {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            },
-        );
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGQUIT) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
     }
     command
 }
@@ -159,9 +134,7 @@ pub fn forget_process(pid: u32) {
 /// When it is neither, or gone.
 pub fn signal_below(root: u32, pid: u32, signal: i32) -> io::Result<()> {
     if pid != root && parent_of(pid)? != root {
-        return Err(io::Error::other(format!(
-            "process {pid} is not a child of {root}"
-        )));
+        return Err(io::Error::other(format!("process {pid} is not a child of {root}")));
     }
     send(pid, signal)
 }
@@ -178,19 +151,13 @@ fn send(pid: u32, signal: i32) -> io::Result<()> {
 /// The fields of /proc/PID/stat after the command, which may itself hold spaces and parentheses.
 fn stat_of(pid: u32) -> io::Result<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields = stat
-        .rsplit_once(") ")
-        .map(|(_, rest)| rest)
-        .unwrap_or_default();
+    let fields = stat.rsplit_once(") ").map(|(_, rest)| rest).unwrap_or_default();
     Ok(fields.split_whitespace().map(str::to_owned).collect())
 }
 
 fn parent_of(pid: u32) -> io::Result<u32> {
     let fields = stat_of(pid)?;
-    fields
-        .get(1)
-        .and_then(|ppid| ppid.parse().ok())
-        .ok_or_else(|| io::Error::other("no ppid"))
+    fields.get(1).and_then(|ppid| ppid.parse().ok()).ok_or_else(|| io::Error::other("no ppid"))
 }
 
 /// The processor time a process has used so far, user and system.
@@ -201,11 +168,7 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     // Fixed at 100 a second in what the kernel shows to programs (proc(5), USER_HZ).
     const TICK: Duration = Duration::from_millis(10);
     let fields = stat_of(pid)?;
-    let ticks = |index: usize| {
-        fields
-            .get(index)
-            .and_then(|field| field.parse::<u32>().ok())
-    };
+    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u32>().ok());
     match (ticks(11), ticks(12)) {
         (Some(user), Some(system)) => Ok(TICK * (user + system)),
         _ => Err(io::Error::other("no times")),
@@ -229,10 +192,7 @@ fn leftovers() -> &'static Mutex<Vec<Leftover>> {
 }
 
 fn forget(what: &Leftover) {
-    leftovers()
-        .lock()
-        .expect("not poisoned")
-        .retain(|leftover| leftover != what);
+    leftovers().lock().expect("not poisoned").retain(|leftover| leftover != what);
 }
 
 /// Stops the servers that tests keep in statics, which are never dropped, and removes what is left.

@@ -19,14 +19,8 @@ fn command(server: &Server, database: &str, role: &str) -> Command {
     command.arg("-X").arg("-h").arg(server.socket_directory());
     command.args(["-p", &server.port().to_string(), "-U", role, "-d", database]);
     // Times and messages in the README are the same everywhere.
-    command
-        .env("PGTZ", "UTC")
-        .env("PGAPPNAME", "pgq-tests")
-        .env_remove("PGOPTIONS");
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.env("PGTZ", "UTC").env("PGAPPNAME", "pgq-tests").env_remove("PGOPTIONS");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
@@ -42,14 +36,10 @@ pub fn run(server: &Server, database: &str, sql: &str) -> Result<String, String>
     // Written by another thread: psql may fill its output before it has read all.
     let text = sql.to_owned();
     let writer = thread::spawn(move || input.write_all(text.as_bytes()));
-    let output = child
-        .wait_with_output()
-        .map_err(|error| format!("psql: {error}"))?;
+    let output = child.wait_with_output().map_err(|error| format!("psql: {error}"))?;
     let _ = writer.join();
     if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout)
-            .trim_end()
-            .to_owned())
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     } else {
         Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
@@ -70,16 +60,7 @@ impl Reply {
     /// The error messages: the server's and psql's own.
     pub fn errors(&self) -> Vec<&str> {
         let is_error = |line: &&str| {
-            [
-                "ERROR:",
-                "FATAL:",
-                "PANIC:",
-                "psql:",
-                "invalid command",
-                "\\",
-            ]
-            .iter()
-            .any(|start| line.starts_with(start))
+            ["ERROR:", "FATAL:", "PANIC:", "psql:", "invalid command", "\\"].iter().any(|start| line.starts_with(start))
         };
         self.stderr.lines().filter(is_error).collect()
     }
@@ -99,18 +80,11 @@ impl Session {
     /// # Panics
     /// When psql is not there.
     pub fn open(server: &Server, database: &str, role: &str) -> Session {
-        let mut child = command(server, database, role)
-            .spawn()
-            .expect("psql is installed");
+        let mut child = command(server, database, role).spawn().expect("psql is installed");
         let input = child.stdin.take().expect("piped");
         let stdout = lines_of(child.stdout.take().expect("piped"));
         let stderr = lines_of(child.stderr.take().expect("piped"));
-        Session {
-            child,
-            input,
-            stdout,
-            stderr,
-        }
+        Session { child, input, stdout, stderr }
     }
 
     /// Gives it statements and waits for what they lead to.
@@ -119,21 +93,11 @@ impl Session {
     /// When psql ended, or took longer than two minutes.
     pub fn execute(&mut self, text: &str) -> Result<Reply, String> {
         let input = format!("{text}\n\\echo '{MARK}' :SQLSTATE\n\\warn '{MARK}'\n");
-        self.input
-            .write_all(input.as_bytes())
-            .map_err(|error| format!("psql ended: {error}"))?;
+        self.input.write_all(input.as_bytes()).map_err(|error| format!("psql ended: {error}"))?;
         let (stdout, mark) = read_to_mark(&self.stdout)?;
         let (stderr, _) = read_to_mark(&self.stderr)?;
-        let sqlstate = mark
-            .split_whitespace()
-            .last()
-            .unwrap_or_default()
-            .to_owned();
-        Ok(Reply {
-            stdout,
-            stderr,
-            sqlstate,
-        })
+        let sqlstate = mark.split_whitespace().last().unwrap_or_default().to_owned();
+        Ok(Reply { stdout, stderr, sqlstate })
     }
 }
 

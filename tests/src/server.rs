@@ -57,10 +57,7 @@ impl Builder {
     /// When it does not start.
     pub fn start(self) -> Server {
         let directory = process::make_directory("s");
-        let server = Server {
-            directory,
-            child: Mutex::new(None),
-        };
+        let server = Server { directory, child: Mutex::new(None) };
         copy_template(&server.data_directory());
         server.append_configuration(&self);
         server.start();
@@ -87,26 +84,15 @@ impl Server {
     pub fn start(&self) {
         let mut child = self.child();
         assert!(child.is_none(), "the server runs already");
-        let log = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(self.log_path());
+        let log = OpenOptions::new().append(true).create(true).open(self.log_path());
         let log = log.expect("the server's log can be written");
         let mut command = owner().command(binary("postgres"));
-        command
-            .arg("-D")
-            .arg(self.data_directory())
-            .stdin(Stdio::null());
-        command
-            .stdout(log.try_clone().expect("a second handle of the log"))
-            .stderr(log);
+        command.arg("-D").arg(self.data_directory()).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a second handle of the log")).stderr(log);
         let mut started = process::spawn_bound(command).expect("postgres can be started");
         wait_for(PATIENCE, "the server to accept connections", || {
             if let Ok(Some(status)) = started.try_wait() {
-                panic!(
-                    "the server ended with {status} as it started\n{}",
-                    self.log_tail()
-                );
+                panic!("the server ended with {status} as it started\n{}", self.log_tail());
             }
             self.is_ready(started.id()).then_some(())
         });
@@ -144,38 +130,23 @@ impl Server {
         self.end_with(libc::SIGKILL);
         let segment = self.data_directory().join("postmaster.pid");
         // The next start refuses while a child still has the shared memory.
-        wait_for(
-            PATIENCE,
-            "the children of a killed postmaster to leave",
-            || {
-                let attached = fs::read_to_string(&segment).ok()?;
-                let id = attached
-                    .lines()
-                    .nth(6)?
-                    .split_whitespace()
-                    .nth(1)?
-                    .to_owned();
-                let segments = fs::read_to_string("/proc/sysvipc/shm").ok()?;
-                let users = segments.lines().find_map(|line| {
-                    let fields: Vec<&str> = line.split_whitespace().collect();
-                    (fields.get(1) == Some(&id.as_str()))
-                        .then(|| fields.get(6).map(|n| n.to_string()))
-                });
-                users
-                    .flatten()
-                    .is_none_or(|users| users == "0")
-                    .then_some(())
-            },
-        );
+        wait_for(PATIENCE, "the children of a killed postmaster to leave", || {
+            let attached = fs::read_to_string(&segment).ok()?;
+            let id = attached.lines().nth(6)?.split_whitespace().nth(1)?.to_owned();
+            let segments = fs::read_to_string("/proc/sysvipc/shm").ok()?;
+            let users = segments.lines().find_map(|line| {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                (fields.get(1) == Some(&id.as_str())).then(|| fields.get(6).map(|n| n.to_string()))
+            });
+            users.flatten().is_none_or(|users| users == "0").then_some(())
+        });
     }
 
     fn end_with(&self, signal: i32) -> ExitStatus {
         let mut slot = self.child();
         let mut child = slot.take().expect("the server runs");
         process::signal_below(child.id(), child.id(), signal).expect("the server can be signalled");
-        let status = wait_for(PATIENCE, "the server to stop", || {
-            child.try_wait().ok().flatten()
-        });
+        let status = wait_for(PATIENCE, "the server to stop", || child.try_wait().ok().flatten());
         process::forget_process(child.id());
         status
     }
@@ -192,14 +163,9 @@ impl Server {
 
     fn is_ready(&self, pid: u32) -> bool {
         let lock = fs::read_to_string(self.data_directory().join("postmaster.pid"));
-        let lines: Vec<String> = lock
-            .unwrap_or_default()
-            .lines()
-            .map(str::to_owned)
-            .collect();
+        let lines: Vec<String> = lock.unwrap_or_default().lines().map(str::to_owned).collect();
         // The lines are fixed in utils/pidfile.h; a file of an earlier run has another pid.
-        lines.first() == Some(&pid.to_string())
-            && lines.get(7).is_some_and(|status| status.trim() == "ready")
+        lines.first() == Some(&pid.to_string()) && lines.get(7).is_some_and(|status| status.trim() == "ready")
     }
 
     /// A session of the superuser.
@@ -215,12 +181,8 @@ impl Server {
     /// # Panics
     /// When the server refuses.
     pub fn connect_as(&self, database: &str, role: &str) -> Client {
-        self.try_connect(database, role).unwrap_or_else(|error| {
-            panic!(
-                "cannot connect to {database} as {role}: {error:?}\n{}",
-                self.log_tail()
-            )
-        })
+        self.try_connect(database, role)
+            .unwrap_or_else(|error| panic!("cannot connect to {database} as {role}: {error:?}\n{}", self.log_tail()))
     }
 
     /// A session of a role, or why there is none.
@@ -229,15 +191,8 @@ impl Server {
     /// When the server refuses.
     pub fn try_connect(&self, database: &str, role: &str) -> Result<Client, postgres::Error> {
         let mut config = Config::new();
-        config
-            .host_path(&self.directory)
-            .port(PORT)
-            .dbname(database)
-            .user(role);
-        config
-            .application_name("pgq-tests")
-            .connect_timeout(PATIENCE)
-            .connect(NoTls)
+        config.host_path(&self.directory).port(PORT).dbname(database).user(role);
+        config.application_name("pgq-tests").connect_timeout(PATIENCE).connect(NoTls)
     }
 
     /// Creates a database with the extension in it and returns a session of the superuser there.
@@ -247,18 +202,11 @@ impl Server {
     pub fn create_database(&self, database: &str) -> Client {
         let mut client = self.connect("postgres");
         let sql = format!("CREATE DATABASE {database}");
-        client
-            .batch_execute(&sql)
-            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        client.batch_execute(&sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
         let mut client = self.connect(database);
         client
             .batch_execute("CREATE EXTENSION pgq")
-            .unwrap_or_else(|error| {
-                panic!(
-                    "CREATE EXTENSION pgq in {database}: {error}\n{}",
-                    self.log_tail()
-                )
-            });
+            .unwrap_or_else(|error| panic!("CREATE EXTENSION pgq in {database}: {error}\n{}", self.log_tail()));
         client
     }
 
@@ -267,8 +215,7 @@ impl Server {
     /// # Panics
     /// When a statement fails.
     pub fn psql(&self, database: &str, sql: &str) -> String {
-        self.try_psql(database, sql)
-            .unwrap_or_else(|error| panic!("psql: {error}\nin: {sql}"))
+        self.try_psql(database, sql).unwrap_or_else(|error| panic!("psql: {error}\nin: {sql}"))
     }
 
     /// The same, or what psql wrote to its standard error.
@@ -294,13 +241,8 @@ impl Server {
     pub fn set(&self, name: &str, value: &str) {
         let mut client = self.connect("postgres");
         let quoted = value.replace('\'', "''");
-        for sql in [
-            &format!("ALTER SYSTEM SET {name} = '{quoted}'"),
-            "SELECT pg_reload_conf()",
-        ] {
-            client
-                .batch_execute(sql)
-                .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        for sql in [&format!("ALTER SYSTEM SET {name} = '{quoted}'"), "SELECT pg_reload_conf()"] {
+            client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
         }
     }
 
@@ -322,9 +264,7 @@ impl Server {
                    AND ($2::text IS NULL OR datname = $2) ORDER BY pid";
         let rows = self.connect("postgres").query(sql, &[&kind, &database]);
         let rows = rows.unwrap_or_else(|error| panic!("{sql}: {error}"));
-        rows.iter()
-            .filter_map(|row| u32::try_from(row.get::<_, i32>(0)).ok())
-            .collect()
+        rows.iter().filter_map(|row| u32::try_from(row.get::<_, i32>(0)).ok()).collect()
     }
 
     /// The postmaster's pid.
@@ -387,9 +327,7 @@ impl Server {
 
     fn child(&self) -> MutexGuard<'_, Option<Child>> {
         // A test that failed while it held the lock is reported by itself.
-        self.child
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.child.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn append_configuration(&self, builder: &Builder) {
@@ -406,8 +344,7 @@ impl Server {
         }
         let path = self.data_directory().join("postgresql.conf");
         let file = OpenOptions::new().append(true).open(path);
-        file.and_then(|mut file| file.write_all(lines.as_bytes()))
-            .expect("postgresql.conf");
+        file.and_then(|mut file| file.write_all(lines.as_bytes())).expect("postgresql.conf");
     }
 }
 
@@ -430,8 +367,8 @@ impl Drop for Server {
 pub fn binary(name: &str) -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     let directory = DIRECTORY.get_or_init(|| {
-        let pg_config = std::env::var("PG_CONFIG")
-            .unwrap_or_else(|_| "/usr/lib/postgresql/15/bin/pg_config".to_owned());
+        let pg_config =
+            std::env::var("PG_CONFIG").unwrap_or_else(|_| "/usr/lib/postgresql/15/bin/pg_config".to_owned());
         let output = Command::new(&pg_config).arg("--bindir").output();
         let output = output.unwrap_or_else(|error| panic!("{pg_config}: {error}"));
         PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
@@ -445,10 +382,7 @@ fn copy_template(to: &Path) {
     let template = TEMPLATE.get_or_init(|| {
         let path = process::make_directory("t").join("data");
         let mut initdb = owner().command(binary("initdb"));
-        initdb
-            .arg("-D")
-            .arg(&path)
-            .args(["-U", "postgres", "--auth=trust", "--no-sync"]);
+        initdb.arg("-D").arg(&path).args(["-U", "postgres", "--auth=trust", "--no-sync"]);
         run(initdb.args(["--encoding=UTF8", "--locale=C.UTF-8"]));
         path
     });
@@ -456,13 +390,8 @@ fn copy_template(to: &Path) {
 }
 
 fn run(command: &mut Command) {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let text = String::from_utf8_lossy(&output.stderr);
     let signal = output.status.signal();
-    assert!(
-        output.status.success(),
-        "{command:?} failed (signal {signal:?}): {text}"
-    );
+    assert!(output.status.success(), "{command:?} failed (signal {signal:?}): {text}");
 }

@@ -53,40 +53,22 @@ pub struct Source {
 impl Source {
     /// Reads a text as the file `path`.
     pub fn new(path: &str, text: &str) -> Source {
-        let mut lexer = Lexer {
-            rest: text,
-            line: 1,
-            tokens: Vec::new(),
-            comments: Vec::new(),
-        };
+        let mut lexer = Lexer { rest: text, line: 1, tokens: Vec::new(), comments: Vec::new() };
         lexer.run();
-        let Lexer {
-            tokens, comments, ..
-        } = lexer;
+        let Lexer { tokens, comments, .. } = lexer;
         let tests = test_ranges(&tokens);
         let lines = text.lines().map(str::to_owned).collect();
-        Source {
-            path: path.to_owned(),
-            lines,
-            tokens,
-            comments,
-            tests,
-        }
+        Source { path: path.to_owned(), lines, tokens, comments, tests }
     }
 
     /// Whether token `index` is an identifier, keyword or punctuation with this text.
     pub fn is(&self, index: usize, text: &str) -> bool {
-        self.tokens
-            .get(index)
-            .is_some_and(|token| token.kind != Kind::Str && token.text == text)
+        self.tokens.get(index).is_some_and(|token| token.kind != Kind::Str && token.text == text)
     }
 
     /// Whether these tokens stand at `index`, one after the other.
     pub fn is_sequence(&self, index: usize, texts: &[&str]) -> bool {
-        texts
-            .iter()
-            .enumerate()
-            .all(|(offset, text)| self.is(index + offset, text))
+        texts.iter().enumerate().all(|(offset, text)| self.is(index + offset, text))
     }
 
     /// The indexes of the identifiers.
@@ -131,11 +113,7 @@ fn closing(tokens: &[Token], open: usize) -> usize {
 /// The items behind `#[cfg(test)]`, `#[cfg(any(test, feature = "pg_test"))]`, `#[test]` and
 /// `#[pg_test]`.
 fn test_ranges(tokens: &[Token]) -> Vec<Range<usize>> {
-    let punct = |index: usize, text: &str| {
-        tokens
-            .get(index)
-            .is_some_and(|t| t.kind == Kind::Punct && t.text == text)
-    };
+    let punct = |index: usize, text: &str| tokens.get(index).is_some_and(|t| t.kind == Kind::Punct && t.text == text);
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for start in 0..tokens.len() {
         if !punct(start, "#") || !punct(start + 1, "[") {
@@ -144,10 +122,7 @@ fn test_ranges(tokens: &[Token]) -> Vec<Range<usize>> {
         let end = closing(tokens, start + 1);
         let attribute = &tokens[start + 2..end];
         let has = |text: &str| attribute.iter().any(|token| token.text == text);
-        let first = attribute
-            .first()
-            .map(|token| token.text.as_str())
-            .unwrap_or_default();
+        let first = attribute.first().map(|token| token.text.as_str()).unwrap_or_default();
         let is_test = match first {
             "test" | "pg_test" => true,
             "cfg" => (has("test") || has("pg_test")) && !has("not"),
@@ -199,11 +174,7 @@ impl<'a> Lexer<'a> {
             } else if first.is_alphanumeric() || first == '_' {
                 let is_word = |c: char| c.is_alphanumeric() || c == '_';
                 let length = self.rest.find(|c| !is_word(c)).unwrap_or(self.rest.len());
-                let kind = if first.is_ascii_digit() {
-                    Kind::Other
-                } else {
-                    Kind::Ident
-                };
+                let kind = if first.is_ascii_digit() { Kind::Other } else { Kind::Ident };
                 self.push(kind, length);
             } else {
                 self.push(Kind::Punct, first.len_utf8());
@@ -227,10 +198,7 @@ impl<'a> Lexer<'a> {
     fn comment(&mut self, length: usize) {
         let first = self.line;
         let text = self.take(length).to_owned();
-        self.comments.push(Comment {
-            lines: first..self.line + 1,
-            text,
-        });
+        self.comments.push(Comment { lines: first..self.line + 1, text });
     }
 
     fn string(&mut self, quotes: &Quotes) {
@@ -242,11 +210,7 @@ impl<'a> Lexer<'a> {
         };
         let text = self.take(end.unwrap_or(self.rest.len())).to_owned();
         self.take(quotes.close.len().min(self.rest.len()));
-        self.tokens.push(Token {
-            kind: Kind::Str,
-            text,
-            line,
-        });
+        self.tokens.push(Token { kind: Kind::Str, text, line });
     }
 }
 
@@ -270,11 +234,7 @@ fn quotes(text: &str) -> Option<Quotes> {
         return None;
     }
     let close = format!("\"{}", "#".repeat(hashes));
-    Some(Quotes {
-        open: length + hashes + 1,
-        close,
-        is_raw,
-    })
+    Some(Quotes { open: length + hashes + 1, close, is_raw })
 }
 
 fn unescaped_quote(text: &str) -> Option<usize> {
@@ -332,11 +292,7 @@ mod tests {
 
     fn words(text: &str) -> Vec<String> {
         let tokens = Source::new("src/x.rs", text).tokens;
-        tokens
-            .into_iter()
-            .filter(|t| t.kind == Kind::Ident)
-            .map(|t| t.text)
-            .collect()
+        tokens.into_iter().filter(|t| t.kind == Kind::Ident).map(|t| t.text).collect()
     }
 
     #[test]
@@ -350,39 +306,25 @@ mod tests {
     fn lines_are_counted_through_strings_and_comments() {
         let source = Source::new("src/x.rs", "/* 1\n2 */ \"3\n\" last\n// end");
         assert_eq!(source.tokens.last().map(|token| token.line), Some(3));
-        assert_eq!(
-            source.comments.last().map(|comment| comment.lines.start),
-            Some(4)
-        );
+        assert_eq!(source.comments.last().map(|comment| comment.lines.start), Some(4));
     }
 
     #[test]
     fn raw_strings_keep_backslashes() {
         let source = Source::new("src/x.rs", r##"r"a\" b r#"c"d"# e"##);
-        let texts: Vec<&str> = source
-            .tokens
-            .iter()
-            .map(|token| token.text.as_str())
-            .collect();
+        let texts: Vec<&str> = source.tokens.iter().map(|token| token.text.as_str()).collect();
         assert_eq!(texts, ["a\\", "b", "c\"d", "e"]);
     }
 
     #[test]
     fn items_for_tests_are_known() {
-        let text =
-            "fn a() {} #[cfg(any(test, feature = \"pg_test\"))] mod t { fn b() {} } #[test] \
+        let text = "fn a() {} #[cfg(any(test, feature = \"pg_test\"))] mod t { fn b() {} } #[test] \
                     fn c() {} #[cfg(not(test))] fn d() {}";
         let source = Source::new("src/x.rs", text);
         let is_in_test = |name: &str| {
-            let index = source
-                .idents()
-                .find(|index| source.is(*index, name))
-                .expect("there");
+            let index = source.idents().find(|index| source.is(*index, name)).expect("there");
             source.is_in_test(index)
         };
-        assert_eq!(
-            ["a", "b", "c", "d"].map(is_in_test),
-            [false, true, true, false]
-        );
+        assert_eq!(["a", "b", "c", "d"].map(is_in_test), [false, true, true, false]);
     }
 }

@@ -28,10 +28,7 @@ pub fn wait_for<T>(deadline: Duration, what: &str, mut look: impl FnMut() -> Opt
         if let Some(value) = look() {
             return value;
         }
-        assert!(
-            began.elapsed() < deadline,
-            "waited {deadline:?} in vain for: {what}"
-        );
+        assert!(began.elapsed() < deadline, "waited {deadline:?} in vain for: {what}");
         thread::sleep(POLL);
     }
 }

@@ -23,9 +23,7 @@ struct Prompt<'a> {
 
 fn prompt(line: &str) -> Option<Prompt<'_>> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let length = line
-        .find(|c: char| !is_name(c))
-        .filter(|length| *length > 0)?;
+    let length = line.find(|c: char| !is_name(c)).filter(|length| *length > 0)?;
     let (database, behind) = line.split_at(length);
     let mut rest = behind.chars();
     let state = rest.next().filter(|c| "=-('\"^!".contains(*c))?;
@@ -33,22 +31,13 @@ fn prompt(line: &str) -> Option<Prompt<'_>> {
     // An open transaction shows as *, a failed one as !.
     rest = rest.strip_prefix(['*', '!']).unwrap_or(rest);
     rest = rest.strip_prefix(['#', '>'])?;
-    let rest = if rest.is_empty() {
-        ""
-    } else {
-        rest.strip_prefix(' ')?
-    };
-    Some(Prompt {
-        database,
-        is_first: state == '=',
-        rest,
-    })
+    let rest = if rest.is_empty() { "" } else { rest.strip_prefix(' ')? };
+    Some(Prompt { database, is_first: state == '=', rest })
 }
 
 /// The database that the first prompt names.
 pub fn database(text: &str) -> Option<&str> {
-    text.lines()
-        .find_map(|line| prompt(line).map(|prompt| prompt.database))
+    text.lines().find_map(|line| prompt(line).map(|prompt| prompt.database))
 }
 
 /// Takes a transcript apart.
@@ -67,11 +56,7 @@ pub fn parse(text: &str) -> Result<Vec<Exchange>, (usize, String)> {
                 _ if !prompt.is_first => {
                     return Err((line, "continues a statement that has not begun".to_owned()));
                 }
-                _ => exchanges.push(Exchange {
-                    line,
-                    input: prompt.rest.to_owned(),
-                    expected: String::new(),
-                }),
+                _ => exchanges.push(Exchange { line, input: prompt.rest.to_owned(), expected: String::new() }),
             },
             (None, Some(last)) => {
                 last.expected.push_str(content);
@@ -93,11 +78,7 @@ pub fn compare(expected: &str, actual: &str) -> Result<(), String> {
     if matches(&wanted, &got) {
         Ok(())
     } else {
-        Err(format!(
-            "expected:\n{}\ngot:\n{}",
-            expected.trim_end(),
-            actual.trim_end()
-        ))
+        Err(format!("expected:\n{}\ngot:\n{}", expected.trim_end(), actual.trim_end()))
     }
 }
 
@@ -105,9 +86,7 @@ pub fn compare(expected: &str, actual: &str) -> Result<(), String> {
 fn matches(wanted: &[String], got: &[String]) -> bool {
     match wanted.split_first() {
         None => got.is_empty(),
-        Some((first, rest)) if first == "..." => {
-            (0..=got.len()).any(|skipped| matches(rest, &got[skipped..]))
-        }
+        Some((first, rest)) if first == "..." => (0..=got.len()).any(|skipped| matches(rest, &got[skipped..])),
         Some((first, rest)) => got.first() == Some(first) && matches(rest, &got[1..]),
     }
 }
@@ -119,9 +98,7 @@ fn words(text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
     for (index, line) in lines.iter().enumerate() {
         if lines.get(index + 1).is_some_and(|next| is_rule(next)) {
-            pid_column = line
-                .split('|')
-                .position(|name| name.trim().ends_with("pid"));
+            pid_column = line.split('|').position(|name| name.trim().ends_with("pid"));
         }
         if is_rule(line) {
             words.push("----".to_owned());
@@ -152,21 +129,17 @@ fn cell_words(cell: &str, is_pid: bool) -> Vec<String> {
     let raw: Vec<&str> = cell.split_whitespace().collect();
     let mut words = Vec::new();
     for (index, word) in raw.iter().enumerate() {
-        let before = index
-            .checked_sub(1)
-            .map(|previous| raw[previous].to_lowercase());
+        let before = index.checked_sub(1).map(|previous| raw[previous].to_lowercase());
         let after = raw.get(index + 1).copied().unwrap_or_default();
-        words.push(
-            if is_number(word) && (is_pid || before.as_deref() == Some("pid")) {
-                "<pid>".to_owned()
-            } else if is_time(word) || (is_number(word) && is_unit(after)) {
-                "<time>".to_owned()
-            } else if word.starts_with('-') && word.trim_matches('-').is_empty() {
-                "----".to_owned()
-            } else {
-                (*word).to_owned()
-            },
-        );
+        words.push(if is_number(word) && (is_pid || before.as_deref() == Some("pid")) {
+            "<pid>".to_owned()
+        } else if is_time(word) || (is_number(word) && is_unit(after)) {
+            "<time>".to_owned()
+        } else if word.starts_with('-') && word.trim_matches('-').is_empty() {
+            "----".to_owned()
+        } else {
+            (*word).to_owned()
+        });
     }
     // A timestamp is one thing, whether it is written in one word or in two.
     words.dedup_by(|second, first| first == "<time>" && second == "<time>");
@@ -174,17 +147,13 @@ fn cell_words(cell: &str, is_pid: bool) -> Vec<String> {
 }
 
 fn is_number(word: &str) -> bool {
-    let word = word
-        .trim_end_matches([',', '.', ';', ')'])
-        .trim_start_matches('(');
+    let word = word.trim_end_matches([',', '.', ';', ')']).trim_start_matches('(');
     !word.is_empty() && word.chars().all(|c| c.is_ascii_digit() || c == '.')
 }
 
 fn is_unit(word: &str) -> bool {
-    [
-        "ms", "s", "sec", "second", "seconds", "min", "minute", "minutes",
-    ]
-    .contains(&word.trim_end_matches([',', '.', ';', ')']))
+    ["ms", "s", "sec", "second", "seconds", "min", "minute", "minutes"]
+        .contains(&word.trim_end_matches([',', '.', ';', ')']))
 }
 
 /// `2026-01-31`, `12:34:56.789+00`, `00:00:00.1`, and both with a T between them.
@@ -193,10 +162,7 @@ fn is_time(word: &str) -> bool {
     let marks = word.matches(':').count().max(word.matches('-').count());
     let word = word.trim_matches(['"', '\'', ',', '.', '(', ')']);
     let is_part = |c: char| c.is_ascii_digit() || ":-+.TZ".contains(c);
-    marks == 2
-        && digits >= 6
-        && word.chars().all(is_part)
-        && word.starts_with(|c: char| c.is_ascii_digit() || c == '-')
+    marks == 2 && digits >= 6 && word.chars().all(is_part) && word.starts_with(|c: char| c.is_ascii_digit() || c == '-')
 }
 
 #[cfg(test)]
@@ -205,16 +171,12 @@ mod tests {
 
     #[test]
     fn a_transcript_is_taken_apart_at_its_prompts() {
-        let text =
-            "shop=# SELECT 1\nshop-#   AS a;\n a\n---\n 1\n(1 row)\n\nshop=*# COMMIT;\nCOMMIT\n";
+        let text = "shop=# SELECT 1\nshop-#   AS a;\n a\n---\n 1\n(1 row)\n\nshop=*# COMMIT;\nCOMMIT\n";
         let exchanges = parse(text).expect("well formed");
         assert_eq!(exchanges.len(), 2);
         assert_eq!(exchanges[0].input, "SELECT 1\n  AS a;");
         assert_eq!(exchanges[0].expected, " a\n---\n 1\n(1 row)\n\n");
-        assert_eq!(
-            (exchanges[1].line, exchanges[1].input.as_str()),
-            (7, "COMMIT;")
-        );
+        assert_eq!((exchanges[1].line, exchanges[1].input.as_str()), (7, "COMMIT;"));
         assert_eq!(database(text), Some("shop"));
     }
 

@@ -4,17 +4,10 @@ use super::Finding;
 use crate::source::{Kind, Source};
 
 /// The tables that only `src/store/` may touch.
-const TABLES: [&str; 4] = [
-    "pgq.job",
-    "pgq.handler",
-    "pgq.finished_job",
-    "pgq.queue_setting",
-];
+const TABLES: [&str; 4] = ["pgq.job", "pgq.handler", "pgq.finished_job", "pgq.queue_setting"];
 
 /// Words that make a text with a table's name a statement.
-const VERBS: [&str; 10] = [
-    "select", "insert", "update", "delete", "from", "into", "join", "merge", "truncate", "copy",
-];
+const VERBS: [&str; 10] = ["select", "insert", "update", "delete", "from", "into", "join", "merge", "truncate", "copy"];
 
 fn is_in(source: &Source, folder: &str) -> bool {
     source.path.starts_with(folder)
@@ -32,38 +25,23 @@ pub fn engine_is_pure(source: &Source) -> Vec<Finding> {
     let mut found = Vec::new();
     for index in source.idents() {
         let name = source.tokens[index].text.as_str();
-        let is_module = |name: &str| {
-            [
-                "fs", "net", "thread", "process", "io", "env", "os", "ffi", "sync",
-            ]
-            .contains(&name)
-        };
+        let is_module =
+            |name: &str| ["fs", "net", "thread", "process", "io", "env", "os", "ffi", "sync"].contains(&name);
         let wrong = match name {
             "pgrx" | "pg_sys" | "libc" | "Instant" | "SystemTime" | "Spi" | "unsafe" => true,
             "std" if source.is_sequence(index + 1, &[":", ":", "{"]) => {
                 let end = source.closing(index + 3);
                 (index + 4..end).any(|inner| is_module(&source.tokens[inner].text))
             }
-            "std" => source
-                .tokens
-                .get(index + 3)
-                .is_some_and(|next| is_module(&next.text)),
+            "std" => source.tokens.get(index + 3).is_some_and(|next| is_module(&next.text)),
             _ => is_foreign_use(source, index),
         };
         if wrong {
-            found.push(at(
-                source,
-                index,
-                format!("the engine is pure, std only: no \"{name}\""),
-            ));
+            found.push(at(source, index, format!("the engine is pure, std only: no \"{name}\"")));
         }
     }
     if source.path == "src/engine/mod.rs" && !forbids_unsafe(source) {
-        found.push(Finding::new(
-            &source.path,
-            1,
-            "must begin with #![forbid(unsafe_code)]",
-        ));
+        found.push(Finding::new(&source.path, 1, "must begin with #![forbid(unsafe_code)]"));
     }
     found
 }
@@ -73,9 +51,7 @@ fn is_foreign_use(source: &Source, index: usize) -> bool {
     let is_known = |name: &str| ["std", "core", "alloc", "crate", "self", "super"].contains(&name);
     let follows_use = index > 0 && source.is(index - 1, "use");
     // `use State::*` names an enum of the engine; crates are lower case.
-    let is_lower = source.tokens[index]
-        .text
-        .starts_with(|c: char| c.is_ascii_lowercase());
+    let is_lower = source.tokens[index].text.starts_with(|c: char| c.is_ascii_lowercase());
     follows_use
         && is_lower
         && !is_known(&source.tokens[index].text)
@@ -84,9 +60,7 @@ fn is_foreign_use(source: &Source, index: usize) -> bool {
 }
 
 fn declares_module(source: &Source, name: &str) -> bool {
-    source
-        .idents()
-        .any(|index| source.is_sequence(index, &["mod", name]))
+    source.idents().any(|index| source.is_sequence(index, &["mod", name]))
 }
 
 fn forbids_unsafe(source: &Source) -> bool {
@@ -103,17 +77,13 @@ pub fn unsafe_only_in_pg(source: &Source) -> Vec<Finding> {
         let is_attribute = source.is(index + 1, "(") && index > 1 && source.is(index - 1, "[");
         source.path == "src/lib.rs" && is_attribute
     };
-    let named = source.idents().filter(|index| {
-        source.is(*index, "pg_sys") || (source.is(*index, "unsafe") && !is_exempt(*index))
-    });
+    let named = source
+        .idents()
+        .filter(|index| source.is(*index, "pg_sys") || (source.is(*index, "unsafe") && !is_exempt(*index)));
     named
         .map(|index| {
             let name = &source.tokens[index].text;
-            at(
-                source,
-                index,
-                format!("\"{name}\" only in src/pg/: use it from there behind a safe signature"),
-            )
+            at(source, index, format!("\"{name}\" only in src/pg/: use it from there behind a safe signature"))
         })
         .collect()
 }
@@ -129,8 +99,7 @@ pub fn tables_only_in_store(source: &Source) -> Vec<Finding> {
             continue;
         }
         let is_spi = token.kind == Kind::Ident
-            && (["Spi", "SpiClient", "spi"].contains(&token.text.as_str())
-                && follows_pgrx(source, index)
+            && (["Spi", "SpiClient", "spi"].contains(&token.text.as_str()) && follows_pgrx(source, index)
                 || token.text == "Spi"
                 || token.text == "SpiClient"
                 || token.text.starts_with("SPI_"));
@@ -156,9 +125,7 @@ fn follows_pgrx(source: &Source, index: usize) -> bool {
 fn statement_on(text: &str) -> Option<&'static str> {
     let text = text.to_lowercase();
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let has_verb = text
-        .split(|c| !is_word(c))
-        .any(|word| VERBS.contains(&word));
+    let has_verb = text.split(|c| !is_word(c)).any(|word| VERBS.contains(&word));
     let names = |table: &&&str| {
         text.match_indices(**table).any(|(start, _)| {
             let before = text[..start].chars().next_back();
@@ -166,10 +133,7 @@ fn statement_on(text: &str) -> Option<&'static str> {
             !before.is_some_and(is_word) && !after.is_some_and(is_word)
         })
     };
-    TABLES
-        .iter()
-        .find(|table| has_verb && names(table))
-        .copied()
+    TABLES.iter().find(|table| has_verb && names(table)).copied()
 }
 
 /// Rule 5: no panic in what runs in the server; errors are values up to the edge.
@@ -209,11 +173,7 @@ pub fn nothing_sleeps(source: &Source) -> Vec<Finding> {
     wrong
         .map(|index| {
             let name = &source.tokens[index].text;
-            at(
-                source,
-                index,
-                format!("\"{name}\": no sleeping, threads or async; wait on a latch"),
-            )
+            at(source, index, format!("\"{name}\": no sleeping, threads or async; wait on a latch"))
         })
         .collect()
 }
@@ -228,15 +188,9 @@ mod tests {
         let text = "use std::time::Instant;\nuse std::{cmp, fs};\nuse std::cmp::max;\n\
                     use pgrx::prelude::*;\nuse serde::Serialize;\nuse State::*;\n\
                     use crate::engine::state;\nfn f() { std::thread::yield_now() }\n";
-        assert_eq!(
-            lines(engine_is_pure, "src/engine/x.rs", text),
-            [1, 2, 4, 5, 8]
-        );
+        assert_eq!(lines(engine_is_pure, "src/engine/x.rs", text), [1, 2, 4, 5, 8]);
         assert_eq!(lines(engine_is_pure, "src/store/x.rs", text), [0; 0]);
-        assert_eq!(
-            lines(engine_is_pure, "src/engine/mod.rs", "mod a;\nuse a::B;"),
-            [1]
-        );
+        assert_eq!(lines(engine_is_pure, "src/engine/mod.rs", "mod a;\nuse a::B;"), [1]);
         let text = "#![forbid(unsafe_code)]\nmod a;\npub use a::B;";
         assert_eq!(lines(engine_is_pure, "src/engine/mod.rs", text), [0; 0]);
     }
@@ -259,34 +213,24 @@ mod tests {
                     // SELECT 1 FROM pgq.job\nconst E: &str = \"SELECT * FROM pgq.dead\";\n";
         assert_eq!(lines(tables_only_in_store, "src/api/x.rs", text), [1, 4]);
         assert_eq!(lines(tables_only_in_store, "src/store/x.rs", text), [0; 0]);
-        assert_eq!(
-            lines(tables_only_in_store, "src/api/x_tests.rs", text),
-            [0; 0]
-        );
+        assert_eq!(lines(tables_only_in_store, "src/api/x_tests.rs", text), [0; 0]);
     }
 
     #[test]
     fn spi_outside_its_file_is_found() {
         let text = "use pgrx::spi::Query;\nfn f() { Spi::run(\"\") }\nfn g() { SPI_connect() }\n\
                     use crate::pg::spi;\n";
-        assert_eq!(
-            lines(tables_only_in_store, "src/store/x.rs", text),
-            [1, 2, 3]
-        );
+        assert_eq!(lines(tables_only_in_store, "src/store/x.rs", text), [1, 2, 3]);
         assert_eq!(lines(tables_only_in_store, "src/pg/spi.rs", text), [0; 0]);
     }
 
     #[test]
     fn panics_outside_tests_are_found() {
-        let text =
-            "fn f() { a.unwrap(); }\nfn g() { a.unwrap_or(1); }\nfn h() { a.expect(\"\"); }\n\
+        let text = "fn f() { a.unwrap(); }\nfn g() { a.unwrap_or(1); }\nfn h() { a.expect(\"\"); }\n\
                     fn i() { panic!() }\nfn j() { Option::unwrap(a) }\nfn k() { todo!() }\n\
                     #[cfg(test)]\nmod tests {\n fn l() { a.unwrap() }\n}\n#[expect(dead_code)]\n\
                     fn m() { unreachable!() }\nfn n() { pgrx::error!(\"\") }\n";
-        assert_eq!(
-            lines(errors_are_values, "src/api/x.rs", text),
-            [1, 3, 4, 5, 6, 12, 13]
-        );
+        assert_eq!(lines(errors_are_values, "src/api/x.rs", text), [1, 3, 4, 5, 6, 12, 13]);
         assert_eq!(lines(errors_are_values, "src/api/x_tests.rs", text), [0; 0]);
     }
 

@@ -26,11 +26,7 @@ pub struct Finding {
 
 impl Finding {
     fn new(path: &str, line: usize, text: impl Into<String>) -> Finding {
-        Finding {
-            path: path.to_owned(),
-            line,
-            text: text.into(),
-        }
+        Finding { path: path.to_owned(), line, text: text.into() }
     }
 }
 
@@ -53,51 +49,21 @@ pub struct Rule {
 
 /// The rules that are checked file by file.
 pub const RULES: [Rule; 9] = [
-    Rule {
-        name: "the engine is pure",
-        check: boundaries::engine_is_pure,
-    },
-    Rule {
-        name: "unsafe and pg_sys only in src/pg/",
-        check: boundaries::unsafe_only_in_pg,
-    },
-    Rule {
-        name: "every unsafe says why it is sound",
-        check: safety::unsafe_is_explained,
-    },
-    Rule {
-        name: "our tables only in src/store/",
-        check: boundaries::tables_only_in_store,
-    },
-    Rule {
-        name: "layers import downward",
-        check: imports::layers_import_downward,
-    },
-    Rule {
-        name: "errors are values",
-        check: boundaries::errors_are_values,
-    },
-    Rule {
-        name: "no sleeping, threads, async",
-        check: boundaries::nothing_sleeps,
-    },
-    Rule {
-        name: "files and functions are small",
-        check: size::sizes,
-    },
-    Rule {
-        name: "every file says what it is",
-        check: safety::file_is_explained,
-    },
+    Rule { name: "the engine is pure", check: boundaries::engine_is_pure },
+    Rule { name: "unsafe and pg_sys only in src/pg/", check: boundaries::unsafe_only_in_pg },
+    Rule { name: "every unsafe says why it is sound", check: safety::unsafe_is_explained },
+    Rule { name: "our tables only in src/store/", check: boundaries::tables_only_in_store },
+    Rule { name: "layers import downward", check: imports::layers_import_downward },
+    Rule { name: "errors are values", check: boundaries::errors_are_values },
+    Rule { name: "no sleeping, threads, async", check: boundaries::nothing_sleeps },
+    Rule { name: "files and functions are small", check: size::sizes },
+    Rule { name: "every file says what it is", check: safety::file_is_explained },
 ];
 
 /// Checks one text as the file `path`: all that is wrong with it.
 pub fn check_text(path: &str, text: &str) -> Vec<Finding> {
     let source = Source::new(path, text);
-    RULES
-        .iter()
-        .flat_map(|rule| (rule.check)(&source))
-        .collect()
+    RULES.iter().flat_map(|rule| (rule.check)(&source)).collect()
 }
 
 /// Reads the Rust files of the repository.
@@ -110,10 +76,7 @@ pub fn sources(root: &Path) -> io::Result<Vec<Source>> {
         files_below(&root.join(folder), "rs", &mut paths)?;
     }
     paths.sort();
-    paths
-        .iter()
-        .map(|path| Ok(Source::new(&below(root, path), &fs::read_to_string(path)?)))
-        .collect()
+    paths.iter().map(|path| Ok(Source::new(&below(root, path), &fs::read_to_string(path)?))).collect()
 }
 
 /// Checks what concerns more than one file: the install script's list, the tests' registration, the
@@ -126,10 +89,7 @@ pub fn check_tree(root: &Path) -> io::Result<Vec<Finding>> {
 }
 
 fn below(root: &Path, path: &Path) -> String {
-    path.strip_prefix(root)
-        .unwrap_or(path)
-        .to_string_lossy()
-        .into_owned()
+    path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned()
 }
 
 /// All files below a folder whose name ends in `.extension`; none when the folder is not there.

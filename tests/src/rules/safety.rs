@@ -33,8 +33,7 @@ fn is_explainable(source: &Source, index: usize) -> bool {
 
 fn says(source: &Source, line: usize) -> bool {
     source.comments.iter().any(|comment| {
-        comment.lines.contains(&line)
-            && (comment.text.contains("SAFETY") || comment.text.contains("# Safety"))
+        comment.lines.contains(&line) && (comment.text.contains("SAFETY") || comment.text.contains("# Safety"))
     })
 }
 
@@ -56,15 +55,8 @@ fn is_explained(source: &Source, line: usize) -> bool {
         if says(source, above) {
             return true;
         }
-        let text = source
-            .lines
-            .get(above - 1)
-            .map(|line| line.trim())
-            .unwrap_or_default();
-        let is_comment = source
-            .comments
-            .iter()
-            .any(|comment| comment.lines.contains(&above));
+        let text = source.lines.get(above - 1).map(|line| line.trim()).unwrap_or_default();
+        let is_comment = source.comments.iter().any(|comment| comment.lines.contains(&above));
         if is_comment || text.starts_with("#[") {
             continue;
         }
@@ -82,11 +74,7 @@ pub fn file_is_explained(source: &Source) -> Vec<Finding> {
     if first.starts_with("//!") {
         return Vec::new();
     }
-    vec![Finding::new(
-        &source.path,
-        1,
-        "a file opens with //!: what it is and what it never does",
-    )]
+    vec![Finding::new(&source.path, 1, "a file opens with //!: what it is and what it never does")]
 }
 
 #[cfg(test)]
@@ -126,9 +114,6 @@ mod tests {
     #[test]
     fn a_file_without_a_header_is_found() {
         assert_eq!(lines(file_is_explained, "src/pg/x.rs", "use a;\n"), [1]);
-        assert_eq!(
-            lines(file_is_explained, "src/pg/x.rs", "//! A.\nuse a;\n"),
-            [0; 0]
-        );
+        assert_eq!(lines(file_is_explained, "src/pg/x.rs", "//! A.\nuse a;\n"), [0; 0]);
     }
 }

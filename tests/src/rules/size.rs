@@ -19,11 +19,8 @@ pub fn sizes(source: &Source) -> Vec<Finding> {
         found.push(Finding::new(&source.path, FILE + 1, text));
     }
     for index in source.idents() {
-        let is_function = source.is(index, "fn")
-            && source
-                .tokens
-                .get(index + 1)
-                .is_some_and(|token| token.kind == Kind::Ident);
+        let is_function =
+            source.is(index, "fn") && source.tokens.get(index + 1).is_some_and(|token| token.kind == Kind::Ident);
         if is_function {
             found.extend(check_function(source, index));
         }
@@ -43,11 +40,7 @@ fn check_function(source: &Source, index: usize) -> Vec<Finding> {
         found.push(Finding::new(&source.path, line, text));
     }
     let length = body(source, close + 1).map_or(1, |(start, end)| {
-        let first = if is_given {
-            source.tokens[start].line
-        } else {
-            line
-        };
+        let first = if is_given { source.tokens[start].line } else { line };
         source.tokens[end].line - first + 1
     });
     if length > FUNCTION {
@@ -141,10 +134,7 @@ fn has_given_signature(source: &Source, function: usize) -> bool {
 }
 
 fn is_in_attribute(source: &Source, index: usize) -> bool {
-    (0..index)
-        .rev()
-        .take(200)
-        .any(|start| source.is_sequence(start, &["#", "["]) && source.closing(start + 1) > index)
+    (0..index).rev().take(200).any(|start| source.is_sequence(start, &["#", "["]) && source.closing(start + 1) > index)
 }
 
 /// `extern "C" {` or a declaration behind another one in such a block.
@@ -155,8 +145,7 @@ fn is_extern_block(source: &Source, end: usize) -> bool {
             depth += 1;
         } else if source.is(index, "{") {
             if depth == 0 {
-                return index >= 2
-                    && (source.is(index - 1, "extern") || source.is(index - 2, "extern"));
+                return index >= 2 && (source.is(index - 1, "extern") || source.is(index - 2, "extern"));
             }
             depth -= 1;
         }
@@ -175,15 +164,9 @@ mod tests {
         assert_eq!(lines(sizes, "src/x.rs", &text), [1]);
         let text = format!("fn f() {{\n{}}}\n", "    a();\n".repeat(58));
         assert_eq!(lines(sizes, "src/x.rs", &text), [0; 0]);
-        let text = format!(
-            "#[pg_extern]\nfn f(\n\n) {{\n{}}}\n",
-            "    a();\n".repeat(58)
-        );
+        let text = format!("#[pg_extern]\nfn f(\n\n) {{\n{}}}\n", "    a();\n".repeat(58));
         assert_eq!(lines(sizes, "src/x.rs", &text), [0; 0]);
-        let text = format!(
-            "#[pg_extern]\nfn f(\n\n) {{\n{}}}\n",
-            "    a();\n".repeat(59)
-        );
+        let text = format!("#[pg_extern]\nfn f(\n\n) {{\n{}}}\n", "    a();\n".repeat(59));
         assert_eq!(lines(sizes, "src/x.rs", &text), [2]);
         assert_eq!(lines(sizes, "src/x.rs", &"\n".repeat(501)), [501]);
         assert_eq!(lines(sizes, "src/x.rs", &"\n".repeat(500)), [0; 0]);

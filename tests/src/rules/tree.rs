@@ -8,17 +8,8 @@ use std::io;
 use std::path::Path;
 
 /// What may stand in the root besides dot files; `target` is the build's own.
-const TOP_LEVEL: [&str; 9] = [
-    "Cargo.toml",
-    "Cargo.lock",
-    "LICENSE",
-    "README.md",
-    "pgq.control",
-    "sql",
-    "src",
-    "target",
-    "tests",
-];
+const TOP_LEVEL: [&str; 9] =
+    ["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "pgq.control", "sql", "src", "target", "tests"];
 
 /// All checks of the tree.
 ///
@@ -38,11 +29,7 @@ fn top_level(root: &Path) -> io::Result<Vec<Finding>> {
     for entry in fs::read_dir(root)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if !name.starts_with('.') && !TOP_LEVEL.contains(&name.as_str()) {
-            found.push(Finding::new(
-                &name,
-                1,
-                "the top level is fixed: find it a place inside",
-            ));
+            found.push(Finding::new(&name, 1, "the top level is fixed: find it a place inside"));
         }
     }
     Ok(found)
@@ -71,11 +58,7 @@ fn install_script(root: &Path) -> io::Result<Vec<Finding>> {
         found.extend(tolerant_sql(&name, &fs::read_to_string(path)?));
     }
     for (name, line) in listed.iter().filter(|(name, _)| !root.join(name).is_file()) {
-        found.push(Finding::new(
-            "src/schema.rs",
-            *line,
-            format!("{name} is not there"),
-        ));
+        found.push(Finding::new("src/schema.rs", *line, format!("{name} is not there")));
     }
     Ok(found)
 }
@@ -92,10 +75,7 @@ fn tolerant_sql(path: &str, text: &str) -> Vec<Finding> {
     for wrong in [&["IF", "NOT", "EXISTS"][..], &["OR", "REPLACE"][..]] {
         let places = words.windows(wrong.len());
         for place in places.filter(|place| place.iter().map(|(word, _)| word).eq(wrong)) {
-            let text = format!(
-                "{} at install: an extension creates, or fails",
-                wrong.join(" ")
-            );
+            let text = format!("{} at install: an extension creates, or fails", wrong.join(" "));
             found.push(Finding::new(path, place[0].1, text));
         }
     }
@@ -106,10 +86,7 @@ fn tolerant_sql(path: &str, text: &str) -> Vec<Finding> {
 fn inline_sql(root: &Path) -> io::Result<Vec<Finding>> {
     let sources = super::sources(root)?;
     let mut found = Vec::new();
-    for source in sources
-        .iter()
-        .filter(|source| source.path.starts_with("src/"))
-    {
+    for source in sources.iter().filter(|source| source.path.starts_with("src/")) {
         found.extend(inline_sql_in(source));
     }
     Ok(found)
@@ -120,14 +97,11 @@ fn inline_sql_in(source: &Source) -> Vec<Finding> {
         return Vec::new();
     }
     let is_macro = |index: &usize| {
-        (source.is(*index, "extension_sql") || source.is(*index, "extension_sql_file"))
-            && !source.is_in_test(*index)
+        (source.is(*index, "extension_sql") || source.is(*index, "extension_sql_file")) && !source.is_in_test(*index)
     };
     let text = "install SQL only through src/schema.rs";
     let places = source.idents().filter(is_macro);
-    places
-        .map(|index| Finding::new(&source.path, source.tokens[index].line, text))
-        .collect()
+    places.map(|index| Finding::new(&source.path, source.tokens[index].line, text)).collect()
 }
 
 /// A test file that Cargo.toml does not name is never run.
@@ -204,26 +178,11 @@ mod tests {
         }
         let found = check(&root);
         fs::remove_dir_all(&root).expect("its own directory");
-        let mut places: Vec<String> = found
-            .expect("readable")
-            .iter()
-            .map(Finding::to_string)
-            .collect();
+        let mut places: Vec<String> = found.expect("readable").iter().map(Finding::to_string).collect();
         places.sort();
-        let starts = [
-            "docs:1:",
-            "sql/schema/b.sql:1:",
-            "sql/schema/b.sql:501:",
-            "src/schema.rs:3:",
-            "tests/forgotten.rs:1:",
-        ];
+        let starts =
+            ["docs:1:", "sql/schema/b.sql:1:", "sql/schema/b.sql:501:", "src/schema.rs:3:", "tests/forgotten.rs:1:"];
         assert_eq!(places.len(), starts.len(), "{places:#?}");
-        assert!(
-            places
-                .iter()
-                .zip(starts)
-                .all(|(place, start)| place.starts_with(start)),
-            "{places:#?}"
-        );
+        assert!(places.iter().zip(starts).all(|(place, start)| place.starts_with(start)), "{places:#?}");
     }
 }
