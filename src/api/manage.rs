@@ -48,18 +48,21 @@ fn cancel(id: Option<i64>, force: Option<bool>) -> std::result::Result<Option<St
 }
 
 fn cancelled(id: i64, force: bool) -> Result<Option<&'static str>> {
-    let Some(job) = claim::take_one(id)? else {
-        return Ok(if claim::look(id)?.is_some() { interrupt(id, force) } else { None });
-    };
-    if job.state == State::Leased && !force {
-        give_back(&job)?;
+    let Some(seen) = claim::look(id)? else { return Ok(None) };
+    // Looked at only: a row that this transaction touched would refuse its holder's complete until we commit.
+    if seen.job.state == State::Leased && !force {
         return Ok(Some(State::Leased.word()));
     }
-    let here = interrupt(id, force && job.state == State::Leased);
-    if here == Some(RUNNING) && job.state == State::Leased {
-        // A procedure of ours: its executor finds the cancel and buries the job itself.
+    let Some(job) = claim::take_one(id)? else {
+        if force {
+            interrupt(id);
+        }
+        return Ok(claim::look(id)?.map(|_| RUNNING));
+    };
+    if job.state == State::Leased && (!force || interrupt(id)) {
+        // Leased since we looked; or a procedure of ours: its executor finds the cancel and buries the job itself.
         give_back(&job)?;
-        return Ok(here);
+        return Ok(Some(if force { RUNNING } else { State::Leased.word() }));
     }
     let failures = job.failures;
     let end = End { outcome: Outcome::Cancelled, attempt: job.attempt, failures, result: None, error: None };
@@ -79,16 +82,14 @@ fn give_back(job: &Job) -> Result<()> {
     finish::put_back(job, &how)
 }
 
-/// Asks the executor that runs the job to interrupt it. `running` when one does, or somebody outside has it.
-fn interrupt(id: i64, force: bool) -> Option<&'static str> {
-    let runner = shmem::shared().and_then(|s| s.runner(database::current(), id));
-    if let (Some(slot), true) = (runner, force) {
-        slot.cancel.store(id, SeqCst);
-        if slot.job.load(SeqCst) == id {
-            latch::signal(slot.place.pid.load(SeqCst), Signal::Cancel);
-        }
+/// Asks the executor that runs the job to interrupt it; does one run it?
+fn interrupt(id: i64) -> bool {
+    let Some(slot) = shmem::shared().and_then(|s| s.runner(database::current(), id)) else { return false };
+    slot.cancel.store(id, SeqCst);
+    if slot.job.load(SeqCst) == id {
+        latch::signal(slot.place.pid.load(SeqCst), Signal::Cancel);
     }
-    Some(RUNNING)
+    true
 }
 
 #[pg_extern(sql = false)]

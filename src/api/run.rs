@@ -25,27 +25,27 @@ fn run(id: Option<i64>) -> std::result::Result<Option<Flat>, ErrorReport> {
     let id = check::given("id", id)?;
     let Some(seen) = claim::look(id)? else { return Err(Error::NoSuchJob(id).into()) };
     let handler = handler_of(&seen.job)?;
-    let mut callable = resolve(&handler)?;
-    if let Some(role) = refusal(&handler, &callable)? {
-        return Err(Error::denied(
+    match admit(&handler)? {
+        Admission::Granted(mut callable) => Ok(here(&handler, &mut callable, id)?),
+        Admission::Refused { role } => Err(Error::denied(
             format!("permission denied to run job {id} in this session"),
             format!("Its handler acts as \"{role}\": connect as that role, or let a worker run it."),
         )
-        .into());
+        .into()),
     }
-    Ok(here(&handler, &mut callable, id)?)
 }
 
 /// Runs the job that put just stored, if its handler may run here; else says so and leaves it to the workers.
 pub fn eager(id: i64) -> Result<()> {
     let Some(seen) = claim::look(id)? else { return Ok(()) };
     let Ok(handler) = handler_of(&seen.job) else { return Ok(()) };
-    let mut callable = resolve(&handler)?;
-    if let Some(role) = refusal(&handler, &callable)? {
-        log::notice(&format!("job {id} was put but not run here: its handler acts as \"{role}\""));
-        return Ok(());
+    match admit(&handler)? {
+        Admission::Granted(mut callable) => here(&handler, &mut callable, id).map(|_| ()),
+        Admission::Refused { role } => {
+            log::notice(&format!("job {id} was put but not run here: its handler acts as \"{role}\""));
+            Ok(())
+        }
     }
-    here(&handler, &mut callable, id).map(|_| ())
 }
 
 fn handler_of(job: &Job) -> Result<Handler> {
@@ -58,23 +58,36 @@ fn handler_of(job: &Job) -> Result<Handler> {
     })
 }
 
-fn resolve(handler: &Handler) -> Result<Callable> {
-    Callable::resolve(&handler.function, Shape::from_word(&handler.shape))
-        .map_err(|reason| Error::state(reason, "Register a function that exists and that the role may execute."))
+/// May the handler run in this session?
+enum Admission {
+    Granted(Callable),
+    /// It belongs to this role.
+    Refused {
+        role: String,
+    },
 }
 
-/// `None` when the handler may run in this session; else the role it belongs to.
-fn refusal(handler: &Handler, callable: &Callable) -> Result<Option<String>> {
-    let (session, acting) = (user::session(), user::current());
-    let own = session == acting && acting == handler.role;
-    let trusted = match registry::function_owner(callable.oid())? {
-        Some((owner, is_definer)) => is_definer && (owner == session || user::is_superuser(owner)),
-        None => false,
-    };
-    if own || trusted {
-        return Ok(None);
+/// Whoever is refused learns no more than the role, not even whether the function is there.
+fn admit(handler: &Handler) -> Result<Admission> {
+    let own = user::session() == handler.role && user::current() == handler.role;
+    match Callable::resolve(&handler.function, Shape::from_word(&handler.shape)) {
+        Ok(callable) if own || is_trusted(&callable)? => Ok(Admission::Granted(callable)),
+        Err(reason) if own => {
+            Err(Error::state(reason, "Register a function that exists and that the role may execute."))
+        }
+        _ => {
+            let role = user::name(handler.role).unwrap_or_else(|| "a role that is gone".into());
+            Ok(Admission::Refused { role })
+        }
     }
-    Ok(Some(user::name(handler.role).unwrap_or_else(|| "a role that is gone".into())))
+}
+
+/// Does it run as its owner, whoever calls it, and is that the session's user or a superuser?
+fn is_trusted(callable: &Callable) -> Result<bool> {
+    Ok(match registry::function_owner(callable.oid())? {
+        Some((owner, is_definer)) => is_definer && (owner == user::session() || user::is_superuser(owner)),
+        None => false,
+    })
 }
 
 /// Takes the job, runs it, removes it: all in the caller's transaction. An error of the handler is the caller's.
@@ -90,9 +103,7 @@ fn here(handler: &Handler, callable: &mut Callable, id: i64) -> Result<Option<Fl
     }
     let row = job.claimed_row();
     let input = Input { id: job.id, args: &job.args, job: Some(&row) };
-    current::set(&job);
-    let result = callable.call(&input, true);
-    current::clear();
+    let result = current::during(&job, || callable.call(&input, true));
     at_commit::count(names::hash(&job.queue), 1, 0);
     if handler.keep_done.unwrap_or_else(settings::keep_done) > Span::ZERO {
         let attempt = job.current_attempt();

@@ -99,6 +99,18 @@ pub mod current {
         CURRENT.set(Some((Rc::clone(&job.row), job.current_attempt())));
     }
 
+    /// Runs `work` with this job as the present one. What was there before is back afterwards, on an error too.
+    pub fn during<T>(job: &Job, work: impl FnOnce() -> T) -> T {
+        struct Before(Option<(Rc<Flat>, i32)>);
+        impl Drop for Before {
+            fn drop(&mut self) {
+                CURRENT.set(self.0.take());
+            }
+        }
+        let _before = Before(CURRENT.replace(Some((Rc::clone(&job.row), job.current_attempt()))));
+        work()
+    }
+
     /// None any more.
     pub fn clear() {
         CURRENT.set(None);

@@ -107,18 +107,19 @@ impl Scheduler {
     fn work(&mut self) {
         loop {
             latch::reset();
-            let woken = self.entry.scheduler.take_wake();
+            self.entry.scheduler.take_wake();
             guc::reload_if_asked();
             let now = Micros(clock::now());
             if !settings::enabled() {
                 self.dismiss();
-                self.publish(None, now);
+                // Switched on again, there may be work at once.
+                self.publish(Some(now));
                 return;
             }
             if !self.room(now) {
                 return;
             }
-            let seen = match self.look(now, woken) {
+            let seen = match self.look(now) {
                 Ok(Some(seen)) => {
                     self.complaint = None;
                     seen
@@ -131,7 +132,7 @@ impl Scheduler {
             };
             self.staff(&seen.handlers, now);
             if self.may_leave(&seen, now) {
-                self.publish(seen.next_due, now);
+                self.publish(seen.next_due);
                 return;
             }
             self.rest(&seen, now);
@@ -182,7 +183,7 @@ impl Scheduler {
     }
 
     /// Says when a scheduler must be there again. A prepared transaction keeps us, so there is none.
-    fn publish(&self, next_due: Option<Micros>, _now: Micros) {
+    fn publish(&self, next_due: Option<Micros>) {
         self.entry.due.store(next_due.unwrap_or(Micros::INFINITY).0, SeqCst);
     }
 
@@ -221,7 +222,7 @@ impl Scheduler {
     }
 
     /// One look. `None`: the extension is gone, and so are we.
-    fn look(&mut self, now: Micros, woken: bool) -> Result<Option<Seen>, Caught> {
+    fn look(&mut self, now: Micros) -> Result<Option<Seen>, Caught> {
         activity::running("looking for due jobs");
         if self.extension == 0 {
             self.extension = xact::run(|| Ok(extension::oid()))?;
@@ -242,7 +243,7 @@ impl Scheduler {
                 Ok(None)
             }
             Some(false) => Ok(None),
-            Some(true) => self.look_inside(now, woken).map(Some),
+            Some(true) => self.look_inside(now).map(Some),
         })?;
         if seen.is_none() {
             self.terminate();
@@ -259,7 +260,7 @@ impl Scheduler {
         Ok(seen)
     }
 
-    fn look_inside(&mut self, now: Micros, woken: bool) -> Result<Seen, Caught> {
+    fn look_inside(&mut self, now: Micros) -> Result<Seen, Caught> {
         let promoted = promote::promote(now, None, PORTION)?;
         let ended = promote::take_ended(now, None, PORTION)?;
         let portion = usize::try_from(PORTION).unwrap_or(usize::MAX);
@@ -274,7 +275,7 @@ impl Scheduler {
                 queues.extend(promote::give_back(id, now)?);
             }
         }
-        self.watch_prepared(woken)?;
+        self.watch_prepared()?;
         self.tell_outside(&mut queues)?;
         if self.pruned.is_none_or(|at| now.since(at) >= PRUNE_EVERY) {
             self.pruned = Some(now);
@@ -287,17 +288,10 @@ impl Scheduler {
 
     /// COMMIT PREPARED tells nobody: while this database has prepared transactions, and once after, every queue
     /// with ready jobs counts as touched.
-    fn watch_prepared(&mut self, woken: bool) -> Result<(), Caught> {
-        if !self.had_prepared && self.entry.prepared.swap(0, SeqCst) == 0 {
-            return Ok(());
-        }
-        let has = counts::has_prepared()?;
-        if self.had_prepared && !has {
+    fn watch_prepared(&mut self) -> Result<(), Caught> {
+        if self.entry.prepared.swap(0, SeqCst) != 0 || self.had_prepared {
             self.entry.touch_all();
-        }
-        self.had_prepared = has || (woken && self.had_prepared);
-        if !has {
-            self.entry.touch_all();
+            self.had_prepared = counts::has_prepared()?;
         }
         Ok(())
     }
