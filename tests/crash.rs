@@ -63,32 +63,23 @@ const ENTER: &str = "
         END IF;
     END $$;
     CREATE ROLE worker LOGIN;
+    GRANT USAGE ON SCHEMA pgq TO worker;
     SELECT pgq.register('fire', 'enter', run_as => 'worker', max_attempts => 3, backoff => '10 ms');";
 
 fn run_under_fire(plan: &Plan) -> Hits {
-    let server = Server::builder()
-        .preload(plan.preload)
-        .conf("pgq.log_jobs", "none")
-        .start();
+    let server = Server::builder().preload(plan.preload).conf("pgq.log_jobs", "none").start();
     let mut client = server.create_database("shop");
     let ledger = Ledger::create(&mut client, "ledger");
-    client
-        .batch_execute("ALTER TABLE ledger ADD attempt int")
-        .expect("a column");
+    client.batch_execute("ALTER TABLE ledger ADD attempt int").expect("a column");
     client.batch_execute(ENTER).expect("a handler");
     let put: Vec<i64> = ids(
         &mut client,
-        &format!(
-            "SELECT pgq.bulk_put('fire', args => array_fill('{{}}'::jsonb, ARRAY[{}]))",
-            plan.jobs
-        ),
+        &format!("SELECT pgq.bulk_put('fire', args => array_fill('{{}}'::jsonb, ARRAY[{}]))", plan.jobs),
     );
     let began = Instant::now();
     let hits = fire(&server, plan);
     let mut client = server.connect("shop");
-    wait_until(plan.limit, "every job to be done or dead", || {
-        left(&mut client) == 0
-    });
+    wait_until(plan.limit, "every job to be done or dead", || left(&mut client) == 0);
     let took = began.elapsed();
     println!(
         "preloaded {}: {} of {} terminations and {} of {} immediate stops hit while jobs ran; {took:?} in all",
@@ -109,9 +100,7 @@ fn fire(server: &Server, plan: &Plan) -> Hits {
     for blow in 1..=blows {
         let mark = i64::from(plan.jobs) * i64::try_from(blows - blow + 1).expect("few")
             / i64::try_from(blows + 1).expect("few");
-        wait_until(plan.limit, "the work to go on", || {
-            left(&mut client) <= mark
-        });
+        wait_until(plan.limit, "the work to go on", || left(&mut client) <= mark);
         let is_stop = blow % (every + 1) == 0;
         if !is_stop {
             hits.terminations += usize::from(terminate_one(&mut client));
@@ -121,9 +110,7 @@ fn fire(server: &Server, plan: &Plan) -> Hits {
         server.restart(Stop::Immediate);
         client = server.connect("shop");
         if !plan.preload {
-            client
-                .batch_execute("SELECT pgq.start()")
-                .expect("somebody calls");
+            client.batch_execute("SELECT pgq.start()").expect("somebody calls");
         }
     }
     hits
@@ -133,11 +120,7 @@ fn fire(server: &Server, plan: &Plan) -> Hits {
 fn terminate_one(client: &mut Client) -> bool {
     let sql = "SELECT pg_terminate_backend(victim.pid, 10000)
                  FROM (SELECT pid FROM pgq.running ORDER BY random() LIMIT 1) AS victim";
-    wait_for_a_runner(client)
-        && client
-            .query_opt(sql, &[])
-            .expect("a superuser may")
-            .is_some_and(|row| row.get(0))
+    wait_for_a_runner(client) && client.query_opt(sql, &[]).expect("a superuser may").is_some_and(|row| row.get(0))
 }
 
 /// Waits until a job runs, unless none is left.
@@ -191,24 +174,14 @@ fn survive_crashes(preload: bool) {
     let ledger = Ledger::create(&mut client, "ledger");
     gated_handler(&mut client);
     let mut put = Vec::new();
-    for kind in [
-        "pgq executor",
-        "pgq executor",
-        "pgq scheduler",
-        "pgq launcher",
-    ] {
+    for kind in ["pgq executor", "pgq executor", "pgq scheduler", "pgq launcher"] {
         let mut client = server.connect("shop");
         set_gate(&mut client, 3600.0);
         put.extend(ids(&mut client, "SELECT pgq.put('gated')"));
-        wait_until(BACK, "the job to run", || {
-            count(&mut client, "SELECT count(*) FROM pgq.running") == 1
-        });
+        wait_until(BACK, "the job to run", || count(&mut client, "SELECT count(*) FROM pgq.running") == 1);
         // Read by the next run; this one sleeps already.
         set_gate(&mut client, 0.0);
-        let victim = *server
-            .worker_pids_like(kind, None)
-            .first()
-            .unwrap_or_else(|| panic!("no {kind} runs"));
+        let victim = *server.worker_pids_like(kind, None).first().unwrap_or_else(|| panic!("no {kind} runs"));
         server.kill_9(victim);
         // Nobody calls pgq from here on: only the ledger is looked at.
         let (_, took) = timed(|| wait_for_rows(&server, &put));
@@ -247,9 +220,7 @@ fn gated_handler(client: &mut Client) {
 }
 
 fn set_gate(client: &mut Client, seconds: f64) {
-    client
-        .execute("UPDATE gate SET seconds = $1", &[&seconds])
-        .expect("the gate");
+    client.execute("UPDATE gate SET seconds = $1", &[&seconds]).expect("the gate");
 }
 
 /// How a process is ended between two COMMITs.
@@ -288,21 +259,13 @@ const THREE: &str = "
 
 fn kill_procedures(preload: bool, blows: &[Blow]) {
     let server = Server::builder().preload(preload).start();
-    server
-        .create_database("shop")
-        .batch_execute(THREE)
-        .expect("a procedure");
+    server.create_database("shop").batch_execute(THREE).expect("a procedure");
     for blow in blows {
         for stop in [1, 2] {
             let mut client = server.connect("shop");
-            let id = ids(
-                &mut client,
-                &format!("SELECT pgq.put('steps', '{{\"stop\": {stop}}}')"),
-            )[0];
+            let id = ids(&mut client, &format!("SELECT pgq.put('steps', '{{\"stop\": {stop}}}')"))[0];
             let committed = format!("SELECT count(*) FROM step WHERE id = {id}");
-            wait_until(BACK, "the first steps to be committed", || {
-                count(&mut client, &committed) == stop
-            });
+            wait_until(BACK, "the first steps to be committed", || count(&mut client, &committed) == stop);
             strike(&server, &mut client, *blow, id);
             drop(client);
             let (_, took) = timed(|| wait_for_completion(&server, id));
@@ -364,10 +327,7 @@ fn terminated_launchers_and_schedulers_are_replaced() {
             wait_for_rows(&server, &put);
             // Due after the blow, and told to nobody but the process that dies.
             put.extend(ids(&mut client, "SELECT pgq.put('gated', delay => '2 s')"));
-            let victim = *server
-                .worker_pids_like(kind, None)
-                .first()
-                .unwrap_or_else(|| panic!("no {kind} runs"));
+            let victim = *server.worker_pids_like(kind, None).first().unwrap_or_else(|| panic!("no {kind} runs"));
             let sql = format!("SELECT pg_terminate_backend({victim}, 10000)");
             client.batch_execute(&sql).expect("a superuser may");
             let (_, took) = timed(|| wait_for_rows(&server, &put));

@@ -22,7 +22,7 @@ SERVER_DIR= # the private server, while there is one
 
 # The harness and psql must see this run's server only.
 unset PGQ_RUN_DIR PGHOST PGPORT PGUSER PGDATABASE PGSERVICE PGOPTIONS PGPASSWORD PGAPPNAME PGTZ PGDATESTYLE
-export PG_CONFIG PGQ_RUN_DIR CARGO_TERM_COLOR=never
+export PG_CONFIG PGQ_RUN_DIR CARGO_TERM_COLOR=never NO_COLOR=1
 # A backtrace buries the message; tests/run -v asks for it.
 export RUST_BACKTRACE=0
 # su(1) leaves root without the sbin directories, where runuser is.
@@ -34,6 +34,9 @@ die() {
     printf '[%4d s] FAILED: %s\n' $((SECONDS - STARTED)) "$*" >&2
     exit 1
 }
+
+# Other programs' output inside ours; pgrx colours it whatever it is asked.
+indent() { sed 's/\x1b\[[0-9;]*m//g; s/^/  | /'; }
 
 # quietly NAME COMMAND...: runs it with its output in target/logs/NAME.log, a
 # line every 30 s while it works, the tail of the log if it fails.
@@ -49,7 +52,7 @@ quietly() {
     while kill -0 "$CHILD" 2>/dev/null; do
         sleep 0.1
         if ((SECONDS - began >= due)); then
-            step "  … $name: $((SECONDS - began)) s; $(tail -c 300 "$log" | tr -d '\r' | tail -n 1 | cut -c 1-100)"
+            step "  … $name: $((SECONDS - began)) s; $(tail -c 300 "$log" | tail -n 1 | indent | cut -c 5-100)"
             due=$((SECONDS - began + 30))
         fi
     done
@@ -59,7 +62,7 @@ quietly() {
     ((status != 124)) || printf 'stopped after %s s\n' "$TIMEOUT" >>"$log"
     {
         printf "  %s: exit status %s; see %s\n" "$name" "$status" "$log"
-        tail -n "${TAIL_LINES:-40}" "$log" | sed 's/^/  | /'
+        tail -n "${TAIL_LINES:-40}" "$log" | indent
     } >&2
     return "$status"
 }
@@ -231,7 +234,7 @@ server_stop() {
 
 server_log_tail() {
     printf '  the end of the server log:\n'
-    as_server_user tail -n 30 "$SERVER_DIR/log" | sed 's/^/  | /'
+    as_server_user tail -n 30 "$SERVER_DIR/log" | indent
 }
 
 # Runs on every way out: stops what this run started and nothing else.

@@ -176,8 +176,8 @@ fn fail(
             None => return Ok(None),
         },
     };
-    let retry = registry::setting(&job.queue)?.retry;
-    let how = Failure { places: [Default::default(), retry], permanent: permanent.unwrap_or(false), retry_in };
+    let places = registry::retry(&job.queue, job.task.as_deref())?;
+    let how = Failure { places, permanent: permanent.unwrap_or(false), retry_in };
     let caught = Caught { message: error.unwrap_or("").into(), ..Caught::default() };
     Ok(Some(outcome::failed(&job, &caught, &how)?.into()))
 }

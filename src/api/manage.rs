@@ -49,9 +49,15 @@ fn cancel(id: Option<i64>, force: Option<bool>) -> std::result::Result<Option<St
 
 fn cancelled(id: i64, force: bool) -> Result<Option<&'static str>> {
     let Some(seen) = claim::look(id)? else { return Ok(None) };
-    // Looked at only: a row that this transaction touched would refuse its holder's complete until we commit.
-    if seen.job.state == State::Leased && !force {
-        return Ok(Some(State::Leased.word()));
+    if seen.job.state == State::Leased {
+        // Looked at only: a row that this transaction touched would refuse its holder's complete until we commit.
+        if !force {
+            return Ok(Some(State::Leased.word()));
+        }
+        // A procedure of ours: its executor finds the cancel and buries the job itself.
+        if interrupt(id) {
+            return Ok(Some(RUNNING));
+        }
     }
     let Some(job) = claim::take_one(id)? else {
         if force {
@@ -59,10 +65,10 @@ fn cancelled(id: i64, force: bool) -> Result<Option<&'static str>> {
         }
         return Ok(claim::look(id)?.map(|_| RUNNING));
     };
-    if job.state == State::Leased && (!force || interrupt(id)) {
-        // Leased since we looked; or a procedure of ours: its executor finds the cancel and buries the job itself.
+    // Leased since we looked.
+    if job.state == State::Leased && !force {
         give_back(&job)?;
-        return Ok(Some(if force { RUNNING } else { State::Leased.word() }));
+        return Ok(Some(State::Leased.word()));
     }
     let failures = job.failures;
     let end = End { outcome: Outcome::Cancelled, attempt: job.attempt, failures, result: None, error: None };

@@ -8,7 +8,7 @@ use pgrx::{direct_function_call, pg_sys, IntoDatum};
 
 use super::datum::Flat;
 use super::guc::Nest;
-use super::xact;
+use super::{user, xact};
 
 /// What a handler takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,9 +61,13 @@ const CALL_BYTES: usize = size_of::<pg_sys::FunctionCallInfoBaseData>() + 2 * si
 impl Callable {
     /// Resolves `signature` (fully qualified). `Err` is the reason why it cannot run.
     pub fn resolve(signature: &str, shape: Shape) -> Result<Self, String> {
-        let text = signature.into_datum();
-        // SAFETY: to_regprocedure takes one text and returns NULL for what does not exist.
-        let oid: Option<pg_sys::Oid> = unsafe { direct_function_call(pg_sys::to_regprocedure, &[text]) };
+        // As the owner of our tables and under the pinned search_path: looking up `pgq.job` needs a right on our
+        // schema that a handler's role need not have. No code runs here; the right to execute is asked below.
+        let oid: Option<pg_sys::Oid> = user::as_owner(|| {
+            // SAFETY: to_regprocedure takes one text and returns NULL for what does not exist.
+            unsafe { direct_function_call(pg_sys::to_regprocedure, &[signature.into_datum()]) }
+        })
+        .flatten();
         let Some(oid) = oid else {
             return Err(format!("function {signature} does not exist"));
         };

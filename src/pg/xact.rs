@@ -38,7 +38,8 @@ impl From<Error> for Caught {
     fn from(error: Error) -> Self {
         let report = ErrorReport::from(error);
         Caught {
-            sqlstate: "22023".into(),
+            // What store and pg answer a worker is always a defect of ours.
+            sqlstate: "XX000".into(),
             message: report.message().into(),
             detail: report.detail().map(Into::into),
             hint: report.hint().map(Into::into),

@@ -158,9 +158,10 @@ pub fn lease_one(queue: &str, task: Option<&str>, except: &[i64]) -> Result<Opti
     LEASE_ONE.row(&[Arg::Text(queue), Arg::text(task), Arg::Bigints(except)], Job::read)
 }
 
-/// Index: job_pkey. The holder's own row: nobody else changes it but a forced cancel, which it then finds.
+/// Index: job_pkey. The holder's own row: nobody else changes it but a forced cancel, which it then finds. The
+/// lease of an executor, which has no end, gets none.
 static EXTEND: Statement = Statement::by_index(
-    "UPDATE pgq.job AS j SET execute_at = $3
+    "UPDATE pgq.job AS j SET execute_at = CASE WHEN j.execute_at = 'infinity' THEN j.execute_at ELSE $3 END
       WHERE j.ctid = ANY (ARRAY(
             SELECT c.ctid FROM pgq.job AS c
              WHERE c.id = $1 AND c.attempt = $2 AND c.state = 'leased' FOR UPDATE SKIP LOCKED))

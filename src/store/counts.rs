@@ -46,7 +46,8 @@ static STATS: Statement = Statement::new(
         SELECT s.queue, s.paused FROM pgq.queue_setting AS s WHERE $1 IS NULL OR s.queue = $1)
      SELECT queue, COALESCE(live.ready, 0), COALESCE(live.scheduled, 0), COALESCE(live.leased, 0),
             COALESCE(gone.dead, 0),
-            GREATEST(pg_catalog.clock_timestamp() - live.oldest, '0'::pg_catalog.interval),
+            CASE WHEN live.oldest IS NOT NULL
+                 THEN GREATEST(pg_catalog.clock_timestamp() - live.oldest, '0'::pg_catalog.interval) END,
             COALESCE(set.paused, false), run.parked, COALESCE(run.handlers, 0)
        FROM live FULL JOIN gone USING (queue) FULL JOIN run USING (queue) FULL JOIN set USING (queue)
       ORDER BY queue",

@@ -17,10 +17,10 @@ pub fn lock(queue: &str, key: &str, wait: bool) -> bool {
 
 /// Index: job_key_idx. FOR KEY SHARE holds the job back until our commit, so that it cannot run without seeing
 /// what we wrote; SKIP LOCKED: a running job is none that waits.
-static KEEP: Statement = Statement::new(
+static KEEP: Statement = Statement::by_index(
     "SELECT j.id FROM pgq.job AS j
       WHERE j.queue = $1 AND j.key = $2 AND (j.state = 'ready' OR j.state = 'scheduled')
-      ORDER BY j.id LIMIT 1 FOR KEY SHARE SKIP LOCKED",
+      LIMIT 1 FOR KEY SHARE SKIP LOCKED",
     &[Type::Text, Type::Text],
 );
 
@@ -30,13 +30,13 @@ pub fn keep(queue: &str, key: &str) -> Result<Option<i64>> {
 }
 
 /// Index: job_key_idx; locks the one row that it changes, or none.
-static REPLACE: Statement = Statement::new(
+static REPLACE: Statement = Statement::by_index(
     "UPDATE pgq.job AS j
         SET task = $3, args = $4, priority = $5, execute_at = $6, state = $7, max_attempts = $8
       WHERE j.ctid = ANY (ARRAY(
             SELECT c.ctid FROM pgq.job AS c
              WHERE c.queue = $1 AND c.key = $2 AND (c.state = 'ready' OR c.state = 'scheduled')
-             ORDER BY c.id LIMIT 1 FOR UPDATE SKIP LOCKED))
+             LIMIT 1 FOR UPDATE SKIP LOCKED))
      RETURNING j.id",
     &[Type::Text, Type::Text, Type::Text, Type::Jsonb, Type::Int, Type::Time, Type::Text, Type::Int],
 );
@@ -57,7 +57,7 @@ pub fn replace(key: &str, job: &NewJob) -> Result<Option<i64>> {
 }
 
 /// Index: job_key_idx; locks nothing.
-static HELD: Statement = Statement::new(
+static HELD: Statement = Statement::by_index(
     "SELECT EXISTS (SELECT FROM pgq.job AS j
       WHERE j.queue = $1 AND j.key = $2 AND (j.state = 'ready' OR j.state = 'scheduled'))",
     &[Type::Text, Type::Text],

@@ -172,7 +172,8 @@ static CANDIDATES: Statement = Statement::new(
       WHERE CASE WHEN named.parts IS NULL THEN p.oid = named.exact
                  WHEN pg_catalog.array_length(named.parts, 1) = 1
                  THEN p.proname = named.parts[1] AND pg_catalog.pg_function_is_visible(p.oid)
-                 ELSE p.proname = named.parts[2] AND n.nspname = named.parts[1] END",
+                 ELSE p.proname = named.parts[2] AND n.nspname = named.parts[1]
+                      AND pg_catalog.array_length(named.parts, 1) = 2 END",
     &[Type::Text],
 );
 
@@ -377,6 +378,14 @@ pub fn setting(queue: &str) -> Result<QueueSetting> {
         })
     })?;
     Ok(found.unwrap_or_default())
+}
+
+/// What the handler of (queue, task), if there is one, and the queue say about retries, in this order.
+pub fn retry(queue: &str, task: Option<&str>) -> Result<[crate::engine::options::RetryOptions; 2]> {
+    match find(queue, task)? {
+        Some((handler, _)) => Ok(handler.retry),
+        None => Ok([Default::default(), setting(queue)?.retry]),
+    }
 }
 
 static PARKED: Statement = Statement::new(

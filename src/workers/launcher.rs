@@ -141,6 +141,8 @@ impl Launcher {
 
     fn start(&mut self, entry: &Database, oid: u32, now: Micros) {
         entry.starting_since.store(now.0, SeqCst);
+        // One that cannot connect is tried again then, not at once; one that can says itself when it is due.
+        let due = entry.due.swap(now.after(LOOK_EVERY).0, SeqCst);
         let started = bgworker::start(&bgworker::Worker {
             main: "pgq_scheduler_main",
             kind: "pgq scheduler",
@@ -151,8 +153,11 @@ impl Launcher {
         });
         if started {
             self.visited.insert(oid, now);
-        } else if !self.no_slot {
-            log::warning("no free worker slot for a scheduler: raise max_worker_processes");
+        } else {
+            entry.due.store(due, SeqCst);
+            if !self.no_slot {
+                log::warning("no free worker slot for a scheduler: raise max_worker_processes");
+            }
         }
         self.no_slot = !started;
     }

@@ -74,6 +74,8 @@ pub fn run(argument: i32) {
         bgworker::exit(0);
     }
     bgworker::connect(oid, 0);
+    // Needed until we say otherwise: whatever ends us before we publish, the launcher replaces us at once.
+    entry.due.store(0, SeqCst);
     activity::name("pgq scheduler");
     let mut scheduler = Scheduler {
         shared,
@@ -96,8 +98,9 @@ fn leave() {
     if let (Some(shared), Some(entry)) = (shmem::shared(), MINE.get()) {
         entry.scheduler.vacate();
         entry.starting_since.store(0, SeqCst);
-        // Whoever asked while we were leaving is answered by the launcher.
-        if entry.scheduler.wake.load(SeqCst) != 0 {
+        // Whoever asked while we were leaving is answered by the launcher; so is an end that was not ours. The
+        // postmaster tells only the launcher that started us, which may be gone.
+        if entry.scheduler.wake.load(SeqCst) != 0 || entry.due.load(SeqCst) == 0 {
             shared.launcher.wake();
         }
     }

@@ -108,6 +108,11 @@ fn inline_sql_in(source: &Source) -> Vec<Finding> {
 fn registration(root: &Path) -> io::Result<Vec<Finding>> {
     let manifest = fs::read_to_string(root.join("tests/Cargo.toml"))?;
     let mut found = Vec::new();
+    let package = fs::read_to_string(root.join("Cargo.toml"))?;
+    if !package.lines().any(|line| line.trim() == "autotests = false") {
+        let text = "[package] needs autotests = false: tests/*.rs belong to the member crate in tests/";
+        found.push(Finding::new("Cargo.toml", 1, text));
+    }
     for entry in fs::read_dir(root.join("tests"))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if name.ends_with(".rs") && !manifest.contains(&format!("path = \"{name}\"")) {
@@ -170,6 +175,7 @@ mod tests {
             ),
             ("sql/schema/a.sql", "CREATE SCHEMA a;\n"),
             ("sql/schema/b.sql", long.as_str()),
+            ("Cargo.toml", "[package]\n"),
             ("tests/Cargo.toml", "path = \"known.rs\"\n"),
             ("tests/known.rs", "//! Known.\n"),
             ("tests/forgotten.rs", "//! Forgotten.\n"),
@@ -180,8 +186,14 @@ mod tests {
         fs::remove_dir_all(&root).expect("its own directory");
         let mut places: Vec<String> = found.expect("readable").iter().map(Finding::to_string).collect();
         places.sort();
-        let starts =
-            ["docs:1:", "sql/schema/b.sql:1:", "sql/schema/b.sql:501:", "src/schema.rs:3:", "tests/forgotten.rs:1:"];
+        let starts = [
+            "Cargo.toml:1:",
+            "docs:1:",
+            "sql/schema/b.sql:1:",
+            "sql/schema/b.sql:501:",
+            "src/schema.rs:3:",
+            "tests/forgotten.rs:1:",
+        ];
         assert_eq!(places.len(), starts.len(), "{places:#?}");
         assert!(places.iter().zip(starts).all(|(place, start)| place.starts_with(start)), "{places:#?}");
     }
