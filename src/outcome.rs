@@ -13,6 +13,7 @@ use crate::pg::xact::Caught;
 use crate::pg::{at_commit, clock};
 use crate::settings;
 use crate::store::finish::{self, End, Return};
+use crate::store::registry;
 use crate::store::row::Job;
 
 /// How the caller wants a failure to be taken.
@@ -72,7 +73,8 @@ pub fn failed(job: &Job, error: &Caught, how: &Failure) -> Result<Word> {
 
 /// A lease ended before its holder said anything: counted, and ready again at once (or dead).
 pub fn lease_ended(job: &Job, queue: RetryOptions) -> Result<Word> {
-    let how = Failure { places: [RetryOptions::default(), queue], permanent: false, retry_in: Some(Span::ZERO) };
+    let handler = registry::find(&job.queue, job.task.as_deref())?.map_or_else(Default::default, |(h, _)| h.retry[0]);
+    let how = Failure { places: [handler, queue], permanent: false, retry_in: Some(Span::ZERO) };
     failed(job, &Caught::new("57014", "the lease ended"), &how)
 }
 

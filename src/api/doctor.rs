@@ -97,7 +97,7 @@ fn parked() -> Result<Vec<Row>> {
     }
     Ok(parked
         .into_iter()
-        .map(|(queue, task, function, reason)| {
+        .map(|registry::Parked { queue, task, function, reason }| {
             let fix = match &task {
                 Some(task) => format!("SELECT pgq.register('{queue}', '{function}', task => '{task}');"),
                 None => format!("SELECT pgq.register('{queue}', '{function}');"),

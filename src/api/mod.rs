@@ -9,3 +9,20 @@ mod put;
 mod run;
 mod stats;
 mod wait;
+
+#[cfg(any(test, feature = "pg_test"))]
+mod claim_tests;
+#[cfg(any(test, feature = "pg_test"))]
+mod doctor_tests;
+#[cfg(any(test, feature = "pg_test"))]
+mod handlers_tests;
+#[cfg(any(test, feature = "pg_test"))]
+mod manage_tests;
+#[cfg(any(test, feature = "pg_test"))]
+mod put_tests;
+#[cfg(any(test, feature = "pg_test"))]
+mod run_tests;
+#[cfg(any(test, feature = "pg_test"))]
+mod stats_tests;
+#[cfg(any(test, feature = "pg_test"))]
+mod wait_tests;

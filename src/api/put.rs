@@ -3,7 +3,8 @@
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::iter::SetOfIterator;
 use pgrx::prelude::*;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::{check, run};
 use crate::engine::names;
@@ -135,14 +136,19 @@ fn announce(queue: &str, ready: bool) -> Result<()> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Element {
-    #[serde(default)]
-    args: Option<Box<serde_json::value::RawValue>>,
+    #[serde(default, deserialize_with = "given")]
+    args: Option<Box<RawValue>>,
     priority: Option<i32>,
     execute_at: Option<String>,
     delay: Option<String>,
     task: Option<String>,
     key: Option<String>,
     max_attempts: Option<i32>,
+}
+
+/// args that are there, even as null: JSON null, as in put.
+fn given<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(from).map(Some)
 }
 
 #[pg_extern(sql = false)]
@@ -195,16 +201,12 @@ fn put_args(like: &NewJob, args: &Flat) -> Result<Vec<i64>> {
 
 /// Puts the elements of `jobs`; the ids, and whether one is ready at once.
 fn put_jobs(like: &NewJob, jobs: &Flat) -> Result<(Vec<i64>, bool)> {
-    let elements: Vec<Element> = serde_json::from_str(&jobs.json_text()).map_err(|e| Error::Argument {
-        message: "invalid element in \"jobs\"".into(),
-        detail: Some(e.to_string()),
-        hint: "jobs is an array of objects with the keys args, priority, execute_at, delay, task, key and \
-               max_attempts; wrap your own data: [{\"args\": {\"to\": 1}}]"
-            .into(),
-    })?;
-    let mut all = Vec::with_capacity(elements.len());
-    for (n, element) in elements.iter().enumerate() {
-        all.push(checked(like, element).map_err(|e| located(e, n + 1))?);
+    let text = jobs.json_text();
+    let raw: Vec<&RawValue> = serde_json::from_str(&text).map_err(|_| misshapen("It is no array.".into()))?;
+    let mut all = Vec::with_capacity(raw.len());
+    for (n, raw) in raw.iter().enumerate() {
+        let element = element(raw).map_err(|why| misshapen(format!("Element {}: {why}.", n + 1)))?;
+        all.push(checked(like, &element).map_err(|e| located(e, n + 1))?);
     }
     let ready = all.iter().any(|(job, _)| job.state == State::Ready.word());
     if all.iter().any(|(job, _)| job.key.is_some()) {
@@ -221,6 +223,28 @@ fn put_jobs(like: &NewJob, jobs: &Flat) -> Result<(Vec<i64>, bool)> {
         columns.max_attempts.push(job.max_attempts);
     }
     Ok((insert::bulk_put(&like.queue, &columns)?, ready))
+}
+
+/// Reads one element; or what is wrong with it, without its args.
+fn element(raw: &RawValue) -> std::result::Result<Element, String> {
+    if !raw.get().starts_with('{') {
+        return Err("it is no object".into());
+    }
+    serde_json::from_str(raw.get()).map_err(|e| {
+        let text = e.to_string();
+        // Where in the text it stands says nothing to whoever gave a jsonb.
+        text.split(" at line ").next().unwrap_or(&text).into()
+    })
+}
+
+fn misshapen(detail: String) -> Error {
+    Error::Argument {
+        message: "invalid element in \"jobs\"".into(),
+        detail: Some(detail),
+        hint: "jobs is an array of objects with the keys args, priority, execute_at, delay, task, key and \
+               max_attempts; wrap your own data: [{\"args\": {\"to\": 1}}]"
+            .into(),
+    }
 }
 
 fn one_of_many(job: &NewJob, text: &str) -> Result<i64> {
@@ -242,8 +266,8 @@ fn located(error: Error, number: usize) -> Error {
 fn checked(like: &NewJob, element: &Element) -> Result<(NewJob, String)> {
     let mut job = like.clone();
     if element.execute_at.is_some() || element.delay.is_some() {
-        let at = element.execute_at.as_deref().map(|t| clock::parse_moment(t)).transpose()?;
-        let delay = element.delay.as_deref().map(|t| clock::parse_interval(t)).transpose()?;
+        let at = element.execute_at.as_deref().map(clock::parse_moment).transpose()?;
+        let delay = element.delay.as_deref().map(clock::parse_interval).transpose()?;
         let (due, state) = check::due(at, delay)?;
         let Micros(at) = due;
         job.execute_at = at;

@@ -10,7 +10,8 @@ pub type Argument = pg_sys::Datum;
 /// The number that `Worker::argument` gave.
 pub fn number(argument: Argument) -> i32 {
     // DatumGetInt32: the low half.
-    i32::from_ne_bytes((argument.value() as u32).to_ne_bytes())
+    let low = u32::try_from(argument.value() & 0xffff_ffff).unwrap_or(0);
+    i32::from_ne_bytes(low.to_ne_bytes())
 }
 
 /// What to start.

@@ -22,3 +22,8 @@ pub mod spi;
 pub mod timeout;
 pub mod user;
 pub mod xact;
+
+#[cfg(any(test, feature = "pg_test"))]
+pub mod session_tests;
+#[cfg(any(test, feature = "pg_test"))]
+mod guards_tests;

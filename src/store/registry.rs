@@ -393,9 +393,23 @@ static PARKED: Statement = Statement::new(
     &[],
 );
 
-/// (queue, task, function, reason) of parked handlers.
-pub fn parked() -> Result<Vec<(String, Option<String>, String, String)>> {
-    PARKED.rows(&[], |row| Ok((row.must(1)?, row.get(2), row.must(3)?, row.must(4)?)))
+/// A parked handler.
+pub struct Parked {
+    /// Its queue.
+    pub queue: String,
+    /// Its task.
+    pub task: Option<String>,
+    /// Its function.
+    pub function: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The parked handlers.
+pub fn parked() -> Result<Vec<Parked>> {
+    PARKED.rows(&[], |row| {
+        Ok(Parked { queue: row.must(1)?, task: row.get(2), function: row.must(3)?, reason: row.must(4)? })
+    })
 }
 
 static PAUSED: Statement =

@@ -127,6 +127,7 @@ impl Worker {
     fn run_one(&self, batch: &Batch<'_>, callable: &mut Callable, job: &Job, company: bool) -> Result<(), Caught> {
         let began = clock::now();
         batch.progress.borrow_mut().current = Some((job.id, began));
+        self.forget_cancel(job.id);
         self.show(batch.handler, job, began);
         if !company {
             self.slot.recording.store(job.id, SeqCst);

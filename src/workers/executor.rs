@@ -287,6 +287,13 @@ impl Worker {
         self.slot.cancel.load(SeqCst) == job && job != 0
     }
 
+    /// A cancel of this job is of an earlier run of it, before somebody brought it back. Before the job is shown:
+    /// whoever cancels finds it by what is shown.
+    pub(super) fn forget_cancel(&self, job: i64) {
+        // One of another job stays: it tells a signal that came late.
+        let _ = self.slot.cancel.compare_exchange(job, 0, SeqCst, SeqCst);
+    }
+
     /// No job runs here any more.
     pub(super) fn clear_job(&self) {
         self.slot.set_job(0, 0, 0);

@@ -8,17 +8,22 @@ use std::ffi::CString;
 
 use super::executor::{Ran, Worker, GONE, PARK};
 use crate::engine::names;
-use crate::engine::state::Outcome;
+use crate::engine::state::{Outcome, State};
 use crate::engine::time::Span;
 use crate::observe;
 use crate::outcome::{self, Failure};
 use crate::pg::function::{Input, Shape};
 use crate::pg::xact::Caught;
-use crate::pg::{at_commit, clock, extension, guc, portal, timeout, xact};
+use crate::pg::{at_commit, clock, extension, guc, latch, portal, timeout, xact};
 use crate::settings;
 use crate::store::claim;
 use crate::store::finish::{self, End};
 use crate::store::row::{Handler, Job};
+
+/// How often the end of a run is tried to be recorded when that fails with an error.
+const RECORDINGS: u32 = 5;
+/// How long a row that somebody has locked is left to him before the next try.
+const LOCKED_PAUSE: Span = Span::from_millis(20);
 
 impl Worker {
     /// One job of a procedure handler.
@@ -43,9 +48,7 @@ impl Worker {
         // What the procedure set for the session; there is no nest level that could span its COMMITs.
         guc::reset_all();
         let took = Span(clock::now().saturating_sub(began));
-        if let Err(error) = self.finish_procedure(handler, &job, &ended, took) {
-            self.pause_after(&error);
-        }
+        self.record_end(handler, &job, &ended, took);
         self.clear_job();
         self.call_others();
         Ran::Jobs
@@ -60,6 +63,7 @@ impl Worker {
             Self::resolve(handler)?;
             let job = claim::lease_one(&handler.queue, handler.task.as_deref(), &self.spoken_for())?;
             if let Some(job) = &job {
+                self.forget_cancel(job.id);
                 self.slot.set_job(job.id, job.attempt, clock::now());
             }
             Ok(job)
@@ -96,19 +100,46 @@ impl Worker {
         })
     }
 
+    /// The procedure has run, and would run again if this were given up. So it is tried until the row is there to be
+    /// taken: others lock it for a moment, or as long as a transaction that forces a cancel.
+    fn record_end(&self, handler: &Handler, job: &Job, ended: &Result<(), Caught>, took: Span) {
+        let mut errors = 0;
+        while errors < RECORDINGS {
+            match self.finish_procedure(handler, job, ended, took) {
+                Ok(true) => return,
+                Ok(false) => {
+                    // In a transaction, so that a cancel that comes now is caught.
+                    let _ = xact::run(|| {
+                        latch::reset();
+                        latch::wait(LOCKED_PAUSE.as_millis());
+                        Ok(())
+                    });
+                }
+                Err(error) => {
+                    errors += 1;
+                    self.pause_after(&error);
+                }
+            }
+        }
+    }
+
+    /// Writes what became of the job; false while somebody else has its row locked.
     fn finish_procedure(
         &self,
         handler: &Handler,
         job: &Job,
         ended: &Result<(), Caught>,
         took: Span,
-    ) -> Result<(), Caught> {
+    ) -> Result<bool, Caught> {
         let cancelled = self.is_cancelled(job.id);
         xact::run(|| {
             if !extension::lock(self.extension) {
-                return Ok(());
+                return Ok(true);
             }
-            let Some(held) = claim::take_held(job.id, job.attempt)? else { return Ok(()) };
+            let Some(held) = claim::take_held(job.id, job.attempt)? else {
+                let seen = claim::look(job.id)?;
+                return Ok(!seen.is_some_and(|s| s.job.state == State::Leased && s.job.attempt == job.attempt));
+            };
             match ended {
                 Ok(()) => {
                     at_commit::count(names::hash(&job.queue), 1, 0);
@@ -124,7 +155,7 @@ impl Worker {
                     outcome::failed(&held, error, &Failure { places: handler.retry, ..Failure::default() })?;
                 }
             }
-            Ok(())
+            Ok(true)
         })
     }
 }

@@ -279,7 +279,7 @@ impl Scheduler {
             }
         }
         self.watch_prepared()?;
-        self.tell_outside(&mut queues)?;
+        self.tell_outside(&queues)?;
         if self.pruned.is_none_or(|at| now.since(at) >= PRUNE_EVERY) {
             self.pruned = Some(now);
             let before = |keep: Span| now.0.saturating_sub(keep.0);
@@ -300,7 +300,7 @@ impl Scheduler {
     }
 
     /// NOTIFY for each queue that got ready jobs since the last look, once however many.
-    fn tell_outside(&self, queues: &mut Vec<String>) -> Result<(), Caught> {
+    fn tell_outside(&self, queues: &[String]) -> Result<(), Caught> {
         let (touched, all) = self.entry.take_touched();
         if touched.is_empty() && !all && queues.is_empty() {
             return Ok(());
