@@ -12,7 +12,7 @@ use crate::engine::time::{Micros, Span};
 use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
 use crate::pg::report::ErrorReport;
-use crate::pg::{at_commit, clock, database, latch, shmem, user, xact};
+use crate::pg::{at_commit, clock, database, latch, shmem, xact};
 use crate::settings;
 use crate::store::{claim, history, registry};
 
@@ -127,7 +127,7 @@ fn reason(id: i64, seen: &claim::Seen) -> Result<String> {
     if registry::setting(queue)?.paused {
         return Ok(format!("queue \"{queue}\" is paused: SELECT pgq.resume('{queue}')"));
     }
-    let Some((handler, parked)) = registry::find(queue, seen.job.task.as_deref())? else {
+    let Some((_, parked)) = registry::find(queue, seen.job.task.as_deref())? else {
         let what = match &seen.job.task {
             Some(task) => format!("task \"{task}\" of queue \"{queue}\""),
             None => format!("queue \"{queue}\""),
@@ -142,9 +142,6 @@ fn reason(id: i64, seen: &claim::Seen) -> Result<String> {
     }
     if !at_commit::ensure_workers() {
         return Ok("no worker can be started: raise max_worker_processes".into());
-    }
-    if user::name(handler.role).is_none() {
-        return Ok("its handler's role is gone: register it again".into());
     }
     let room = shmem::shared().map_or(0, |s| s.room(settings::max_workers()));
     if room == 0 {

@@ -8,7 +8,8 @@ use crate::pg::spi::{Arg, Row, Statement, Type};
 use crate::store::row::{handler_columns, Handler};
 
 /// Handlers that may run, with their ready jobs counted up to $2. Index: job_ready_idx, at most $2 entries a
-/// handler; locks nothing. A parked handler is looked at again after a minute.
+/// handler; locks nothing. A parked handler is looked at again after a minute. The role is looked up by oid and
+/// by name: one that was renamed, re-created, or came out of a dump runs nothing until it is registered again.
 static RUNNABLE: Statement = Statement::by_index(
     concat!(
         "SELECT ",
@@ -19,6 +20,7 @@ static RUNNABLE: Statement = Statement::by_index(
                  LIMIT $2) AS bounded)
            FROM pgq.handler AS h LEFT JOIN pgq.queue_setting AS s ON s.queue = h.queue
           WHERE ($1 = 0::pg_catalog.oid OR h.run_as_oid = $1) AND NOT COALESCE(s.paused, false)
+            AND EXISTS (SELECT FROM pg_catalog.pg_authid AS r WHERE r.oid = h.run_as_oid AND r.rolname = h.run_as)
             AND (h.parked_at IS NULL OR h.parked_at < pg_catalog.clock_timestamp() - '1 minute'::pg_catalog.interval)"
     ),
     &[Type::Oid, Type::Bigint],
@@ -36,16 +38,20 @@ static FIND: Statement = Statement::new(
     concat!(
         "SELECT ",
         handler_columns!(),
-        ", 0::bigint, h.parked
+        ", 0::bigint, h.parked,
+           EXISTS (SELECT FROM pg_catalog.pg_authid AS r WHERE r.oid = h.run_as_oid AND r.rolname = h.run_as)
            FROM pgq.handler AS h LEFT JOIN pgq.queue_setting AS s ON s.queue = h.queue
           WHERE h.queue = $1 AND h.task IS NOT DISTINCT FROM $2"
     ),
     &[Type::Text, Type::Text],
 );
 
-/// The handler of (queue, task), and why it is parked.
+/// The handler of (queue, task), and why it does not run, if it does not.
 pub fn find(queue: &str, task: Option<&str>) -> Result<Option<(Handler, Option<String>)>> {
-    FIND.row(&[Arg::Text(queue), Arg::text(task)], |row| Ok((Handler::read(row)?, row.get(21))))
+    FIND.row(&[Arg::Text(queue), Arg::text(task)], |row| {
+        let gone = (row.get(22) != Some(true)).then(|| "its role is gone or another one now: register it again".into());
+        Ok((Handler::read(row)?, row.get(21).or(gone)))
+    })
 }
 
 /// Locks the handler's row, which nobody holds for long.

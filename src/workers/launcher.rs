@@ -141,8 +141,10 @@ impl Launcher {
 
     fn start(&mut self, entry: &Database, oid: u32, now: Micros) {
         entry.starting_since.store(now.0, SeqCst);
-        // One that cannot connect is tried again then, not at once; one that can says itself when it is due.
+        // One that cannot connect is tried again then, not at once, whoever called; one that can looks anyway, and
+        // says itself when it is due.
         let due = entry.due.swap(now.after(LOOK_EVERY).0, SeqCst);
+        let called = entry.scheduler.take_wake();
         let started = bgworker::start(&bgworker::Worker {
             main: "pgq_scheduler_main",
             kind: "pgq scheduler",
@@ -155,6 +157,9 @@ impl Launcher {
             self.visited.insert(oid, now);
         } else {
             entry.due.store(due, SeqCst);
+            if called {
+                entry.scheduler.wake.store(1, SeqCst);
+            }
             if !self.no_slot {
                 log::warning("no free worker slot for a scheduler: raise max_worker_processes");
             }

@@ -230,10 +230,7 @@ impl Scheduler {
         if self.extension == 0 {
             self.extension = xact::run(|| Ok(extension::oid()))?;
             if self.extension == 0 {
-                // The put that called us may not have committed its CREATE EXTENSION yet: its commit wakes again.
-                if self.entry.scheduler.wake.load(SeqCst) == 0 {
-                    self.shared.forget_database(self.oid);
-                }
+                self.forget();
                 return Ok(None);
             }
             self.entry.has_extension.store(1, SeqCst);
@@ -258,9 +255,21 @@ impl Scheduler {
                 }));
             }
             log::line("the extension was dropped from this database");
-            self.shared.forget_database(self.oid);
+            // It may have been created again at once, and the put that woke us may be in the new one: look again.
+            self.extension = 0;
+            return Ok(Some(Seen { handlers: Vec::new(), next_due: None, more: true }));
         }
         Ok(seen)
+    }
+
+    /// The extension is not here. But whoever called since we looked put into one that is.
+    fn forget(&self) {
+        if self.shared.forget_database(self.oid) {
+            if let Some(entry) = self.shared.database(self.oid) {
+                entry.scheduler.wake.store(1, SeqCst);
+            }
+            self.shared.launcher.wake();
+        }
     }
 
     fn look_inside(&mut self, now: Micros) -> Result<Seen, Caught> {
