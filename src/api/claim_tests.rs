@@ -1,5 +1,7 @@
 //! claim, complete, bulk_complete, fail, extend, release: a worker outside, step by step.
 
+#![allow(clippy::expect_used)]
+
 #[pgrx::pg_schema]
 mod tests {
     use pgrx::prelude::*;
@@ -126,7 +128,9 @@ mod tests {
         let id = leased("complete_keep");
         assert!(holds(&format!("SELECT pgq.complete({id}, 1, '{{\"n\": 0.10}}')")));
         assert_eq!(
-            rows(&format!("SELECT outcome, result->'n', error, attempt, failures FROM pgq.finished_job WHERE id = {id}")),
+            rows(&format!(
+                "SELECT outcome, result->'n', error, attempt, failures FROM pgq.finished_job WHERE id = {id}"
+            )),
             ["(done,0.10,,1,0)"]
         );
     }
@@ -222,7 +226,9 @@ mod tests {
         assert_eq!(text(&format!("SELECT pgq.fail({id}, 1, retry_in => '0')")), "ready");
         assert_eq!(number("SELECT attempt FROM pgq.claim('fail_retry_in', lease => '1 min')"), 2);
         assert_eq!(text(&format!("SELECT pgq.fail({id}, 2, retry_in => '1 h')")), "scheduled");
-        assert!(holds(&format!("SELECT execute_at > clock_timestamp() + interval '59 min' AND failures = 2 FROM pgq.job WHERE id = {id}")));
+        assert!(holds(&format!(
+            "SELECT execute_at > clock_timestamp() + interval '59 min' AND failures = 2 FROM pgq.job WHERE id = {id}"
+        )));
         refused(&format!("SELECT pgq.fail({id}, 2, retry_in => '-1 s')"), "22023");
     }
 
@@ -233,7 +239,9 @@ mod tests {
         run(&format!("SELECT pgq.fail({id}, 1, 'first', retry_in => '0'), pgq.claim('fail_dead', lease => '1 min')"));
         assert_eq!(text(&format!("SELECT pgq.fail({id}, 2, 'last')")), "dead");
         assert_eq!(
-            rows(&format!("SELECT outcome, args->'a', attempt, failures, error->>'message' FROM pgq.finished_job WHERE id = {id}")),
+            rows(&format!(
+                "SELECT outcome, args->'a', attempt, failures, error->>'message' FROM pgq.finished_job WHERE id = {id}"
+            )),
             ["(dead,1,2,2,last)"]
         );
         assert_eq!(rows(&format!("SELECT message, failures FROM pgq.dead WHERE id = {id}")), ["(last,2)"]);
@@ -293,7 +301,9 @@ mod tests {
         assert!(holds(&format!(
             "SELECT pgq.extend({id}, 1, '1 h') BETWEEN clock_timestamp() + interval '59 min' AND clock_timestamp() + interval '1 h'"
         )));
-        assert!(holds(&format!("SELECT execute_at > clock_timestamp() + interval '59 min' FROM pgq.job WHERE id = {id}")));
+        assert!(holds(&format!(
+            "SELECT execute_at > clock_timestamp() + interval '59 min' FROM pgq.job WHERE id = {id}"
+        )));
         refused(&format!("SELECT pgq.extend({id}, 1, '0')"), "22023");
         refused(&format!("SELECT pgq.extend({id}, 1, '-1 s')"), "22023");
         assert_eq!(value("SELECT pgq.extend(-1, 1, '1 s')"), None);

@@ -97,12 +97,9 @@ fn parked() -> Result<Vec<Row>> {
     }
     Ok(parked
         .into_iter()
-        .map(|registry::Parked { queue, task, function, reason }| {
-            let fix = match &task {
-                Some(task) => format!("SELECT pgq.register('{queue}', '{function}', task => '{task}');"),
-                None => format!("SELECT pgq.register('{queue}', '{function}');"),
-            };
-            row("parked handlers", false, format!("queue \"{queue}\", {function}: {reason}"), &fix)
+        .map(|p| {
+            let detail = format!("queue \"{}\", {}: {}", p.queue, p.function, p.reason);
+            row("parked handlers", false, detail, &p.register)
         })
         .collect())
 }

@@ -4,13 +4,20 @@
 mod tests {
     use pgrx::prelude::*;
 
-    use crate::pg::session_tests::{function, holds, rows, run};
+    use crate::pg::session_tests::{function, holds, role, rows, run, text};
 
     #[pg_test]
     fn doctor_checks_the_server_and_the_queues() {
         assert_eq!(
             rows("SELECT DISTINCT check_name FROM pgq.doctor() ORDER BY 1"),
-            ["(enabled)", "(\"paused queues\")", "(\"parked handlers\")", "(preloaded)", "(\"worker slots\")", "(\"workers alive\")"]
+            [
+                "(enabled)",
+                "(\"parked handlers\")",
+                "(\"paused queues\")",
+                "(preloaded)",
+                "(\"worker slots\")",
+                "(\"workers alive\")"
+            ]
         );
         assert!(holds("SELECT bool_and(ok) FROM pgq.doctor() WHERE check_name IN ('enabled', 'preloaded')"));
     }
@@ -33,13 +40,23 @@ mod tests {
     }
 
     #[pg_test]
-    fn doctor_registers_a_parked_handler_again() {
+    fn doctor_registers_a_parked_handler_again_as_it_was() {
+        role("doctor_role", &[]);
         function("doctor_parked()", "void", "");
-        run("SELECT pgq.register('doctor_parked', 'public.doctor_parked', task => 't')");
-        run("UPDATE pgq.handler SET parked = 'why', parked_at = now() WHERE queue = 'doctor_parked'");
+        run("ALTER FUNCTION public.doctor_parked() OWNER TO doctor_role");
+        run("SELECT pgq.register('doctor_parked', 'public.doctor_parked', task => 't', run_as => 'doctor_role',
+             timeout => '5 s', concurrency => 2, batch => 3, max_attempts => 4, backoff => '6 s', max_backoff => '7 s')");
         let row = "FROM pgq.doctor() WHERE check_name = 'parked handlers' AND detail LIKE 'queue \"doctor_parked\"%'";
+        let registered = || {
+            rows(
+                "SELECT id, task, function, run_as, timeout, concurrency, batch, max_attempts, backoff, max_backoff, parked
+                   FROM pgq.handler WHERE queue = 'doctor_parked'",
+            )
+        };
+        let before = registered();
+        run("UPDATE pgq.handler SET parked = 'why', parked_at = now() WHERE queue = 'doctor_parked'");
         assert!(holds(&format!("SELECT NOT ok AND detail LIKE '%public.doctor_parked(): why' {row}")));
-        run(&format!("DO $$ BEGIN EXECUTE (SELECT fix {row}); END $$"));
-        assert!(holds("SELECT parked IS NULL FROM pgq.handler WHERE queue = 'doctor_parked'"));
+        run(&text(&format!("SELECT fix {row}")));
+        assert_eq!(registered(), before);
     }
 }

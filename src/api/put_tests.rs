@@ -13,7 +13,9 @@ mod tests {
             rows(&format!("SELECT queue, task, args, priority, state, attempt, failures, max_attempts, key, crashes, error FROM pgq.job WHERE id = {id}")),
             ["(put_defaults,,{},0,ready,0,0,,,0,)"]
         );
-        assert!(holds(&format!("SELECT execute_at <= clock_timestamp() AND created_at <= clock_timestamp() FROM pgq.job WHERE id = {id}")));
+        assert!(holds(&format!(
+            "SELECT execute_at <= clock_timestamp() AND created_at <= clock_timestamp() FROM pgq.job WHERE id = {id}"
+        )));
     }
 
     #[pg_test]
@@ -30,7 +32,10 @@ mod tests {
     #[pg_test]
     fn put_takes_null_for_what_was_not_given() {
         run("SELECT pgq.put('put_nulls', '{}', NULL, NULL, NULL, NULL, NULL, NULL, NULL)");
-        assert_eq!(rows("SELECT priority, state, task, key, max_attempts FROM pgq.job WHERE queue = 'put_nulls'"), ["(0,ready,,,)"]);
+        assert_eq!(
+            rows("SELECT priority, state, task, key, max_attempts FROM pgq.job WHERE queue = 'put_nulls'"),
+            ["(0,ready,,,)"]
+        );
     }
 
     #[pg_test]
@@ -41,12 +46,16 @@ mod tests {
 
     #[pg_test]
     fn put_takes_any_json_value_unchanged() {
-        for args in ["1e400", "0.10", "12345678901234567890123", "\"text\"", "[1, null]", "true", "null", "{\"a\": [0.10]}"] {
+        for args in
+            ["1e400", "0.10", "12345678901234567890123", "\"text\"", "[1, null]", "true", "null", "{\"a\": [0.10]}"]
+        {
             let id = number(&format!("SELECT pgq.put('put_values', '{args}')"));
             let kept = text(&format!("SELECT args FROM pgq.job WHERE id = {id}"));
             assert_eq!(kept, text(&format!("SELECT '{args}'::jsonb")), "{args}");
         }
-        assert!(holds("SELECT args::text = '0.10' FROM pgq.job WHERE queue = 'put_values' ORDER BY id OFFSET 1 LIMIT 1"));
+        assert!(holds(
+            "SELECT args::text = '0.10' FROM pgq.job WHERE queue = 'put_values' ORDER BY id OFFSET 1 LIMIT 1"
+        ));
     }
 
     #[pg_test]
@@ -170,7 +179,8 @@ mod tests {
 
     #[pg_test]
     fn put_with_a_key_replaces_all_that_was_put() {
-        let first = number("SELECT pgq.put('put_replace', '1', key => 'k', delay => '1 h', task => 't', max_attempts => 2)");
+        let first =
+            number("SELECT pgq.put('put_replace', '1', key => 'k', delay => '1 h', task => 't', max_attempts => 2)");
         let second = number("SELECT pgq.put('put_replace', '2', 5, key => 'k', on_conflict => 'replace')");
         assert_eq!(first, second);
         assert_eq!(
@@ -220,7 +230,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn bulk_put_of_jobs_takes_each_key_and_the_rest_from_the_arguments() {
+    fn bulk_put_of_jobs_takes_what_is_missing_from_the_arguments() {
         run("SET LOCAL timezone = 'UTC'");
         run("SELECT pgq.bulk_put('bulk_jobs', priority => 7, task => 'other', jobs => '[
               {\"args\": {\"n\": 0.10}},
@@ -254,7 +264,10 @@ mod tests {
         };
         assert_eq!(order(jobs), ["(1)", "(2)", "(3)"]);
         assert_eq!(order("'[{\"key\": \"c\"}, {\"key\": \"a\"}, {}]'"), ["(1)", "(2)", "(3)"]);
-        assert_eq!(rows("SELECT args FROM pgq.job WHERE queue = 'bulk_order' ORDER BY id LIMIT 3"), ["(3)", "(1)", "(2)"]);
+        assert_eq!(
+            rows("SELECT args FROM pgq.job WHERE queue = 'bulk_order' ORDER BY id LIMIT 3"),
+            ["(3)", "(1)", "(2)"]
+        );
     }
 
     #[pg_test]
@@ -323,7 +336,8 @@ mod tests {
             "\"delay\": 5",
             "\"delay\": \"1 s\", \"execute_at\": \"2099-01-01\"",
         ] {
-            let error = refused(&format!("SELECT pgq.bulk_put('bulk_wrong', jobs => '[{{}}, {{}}, {{{wrong}}}]')"), "22023");
+            let error =
+                refused(&format!("SELECT pgq.bulk_put('bulk_wrong', jobs => '[{{}}, {{}}, {{{wrong}}}]')"), "22023");
             assert!(error.detail.to_lowercase().contains("element 3"), "{wrong}: {error:?}");
         }
         assert_eq!(number("SELECT count(*) FROM pgq.job WHERE queue = 'bulk_wrong'"), 0);

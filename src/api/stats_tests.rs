@@ -17,7 +17,9 @@ mod tests {
             ["(stats_states,3,1,1,0,1,0,f,,0)"]
         );
         assert!(holds("SELECT oldest_ready >= '0' AND oldest_ready < '1 min' FROM pgq.stats('stats_states')"));
-        assert!(holds("SELECT since <= clock_timestamp() AND done_total = 0 AND failed_total = 0 FROM pgq.stats('stats_states')"));
+        assert!(holds(
+            "SELECT since <= clock_timestamp() AND done_total = 0 AND failed_total = 0 FROM pgq.stats('stats_states')"
+        ));
     }
 
     #[pg_test]
@@ -55,7 +57,10 @@ mod tests {
     #[pg_test]
     fn the_views_show_queues_and_dead_jobs() {
         run("SELECT pgq.configure('view_queue', max_attempts => 7), pgq.put('view_queue', '{\"a\": 1}', 3, task => 't')");
-        assert_eq!(rows("SELECT handlers, paused, max_attempts FROM pgq.queues WHERE queue = 'view_queue'"), ["(0,f,7)"]);
+        assert_eq!(
+            rows("SELECT handlers, paused, max_attempts FROM pgq.queues WHERE queue = 'view_queue'"),
+            ["(0,f,7)"]
+        );
         run("SELECT pgq.fail(id, attempt, 'x', permanent => true) FROM pgq.claim('view_queue', lease => '1 min')");
         assert_eq!(
             rows("SELECT task, args->'a', priority, attempt, failures, sqlstate, message FROM pgq.dead WHERE queue = 'view_queue'"),

@@ -30,7 +30,10 @@ mod tests {
         run("SELECT pgq.configure('wait_done', keep_done => '1 h'), pgq.put('wait_done')");
         let id = number("SELECT id FROM pgq.claim('wait_done', lease => '1 min')");
         run(&format!("SELECT pgq.complete({id}, 1, '{{\"n\": 0.10}}')"));
-        assert_eq!(rows(&format!("SELECT state, result->'n', error, attempt FROM pgq.wait({id}, '0')")), ["(done,0.10,,1)"]);
+        assert_eq!(
+            rows(&format!("SELECT state, result->'n', error, attempt FROM pgq.wait({id}, '0')")),
+            ["(done,0.10,,1)"]
+        );
         assert_eq!(waiting(id), "it does not wait: done");
     }
 
@@ -39,7 +42,10 @@ mod tests {
         run("SELECT pgq.put('wait_dead')");
         let id = number("SELECT id FROM pgq.claim('wait_dead', lease => '1 min')");
         run(&format!("SELECT pgq.fail({id}, 1, 'x', permanent => true)"));
-        assert_eq!(rows(&format!("SELECT state, result, error->>'message', attempt FROM pgq.wait({id})")), ["(dead,,x,1)"]);
+        assert_eq!(
+            rows(&format!("SELECT state, result, error->>'message', attempt FROM pgq.wait({id})")),
+            ["(dead,,x,1)"]
+        );
         assert_eq!(waiting(id), "it does not wait: dead");
     }
 

@@ -24,6 +24,6 @@ pub mod user;
 pub mod xact;
 
 #[cfg(any(test, feature = "pg_test"))]
-pub mod session_tests;
-#[cfg(any(test, feature = "pg_test"))]
 mod guards_tests;
+#[cfg(any(test, feature = "pg_test"))]
+pub mod session_tests;

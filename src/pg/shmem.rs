@@ -293,21 +293,22 @@ impl Shared {
         })
     }
 
-    /// Frees the entry of a database that is gone or has no extension (any more).
-    pub fn forget_database(&self, oid: u32) {
-        if let Some(entry) = self.find_database(oid) {
-            self.locked(|| {
-                entry.has_extension.store(0, SeqCst);
-                entry.due.store(0, SeqCst);
-                entry.closed_until.store(0, SeqCst);
-                entry.prepared.store(0, SeqCst);
-                entry.starving.store(0, SeqCst);
-                entry.starting_since.store(0, SeqCst);
-                entry.scheduler.wake.store(0, SeqCst);
-                entry.oid.store(0, SeqCst);
-            });
+    /// Frees the entry of a database that is gone or has no extension (any more). True when its scheduler was
+    /// called meanwhile.
+    pub fn forget_database(&self, oid: u32) -> bool {
+        let Some(entry) = self.find_database(oid) else { return false };
+        self.locked(|| {
+            entry.has_extension.store(0, SeqCst);
+            entry.due.store(0, SeqCst);
+            entry.closed_until.store(0, SeqCst);
+            entry.prepared.store(0, SeqCst);
+            entry.starving.store(0, SeqCst);
+            entry.starting_since.store(0, SeqCst);
             entry.take_touched();
-        }
+            entry.oid.store(0, SeqCst);
+            // After the oid: who calls later can see that the entry is no longer his database's.
+            entry.scheduler.take_wake()
+        })
     }
 
     /// Takes a free slot for an executor of (database, role), unless `most` are taken: (slot, generation).

@@ -15,3 +15,6 @@ pub mod key;
 pub mod promote;
 pub mod registry;
 pub mod row;
+
+#[cfg(any(test, feature = "pg_test"))]
+mod statements_tests;

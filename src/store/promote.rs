@@ -1,8 +1,10 @@
 //! What time does: scheduled jobs become due, leases end.
 
+use crate::engine::state::State;
 use crate::engine::time::Micros;
 use crate::error::Result;
 use crate::pg::spi::{Arg, Statement, Type};
+use crate::store::finish::{self, Return};
 use crate::store::row::{job_columns, Job};
 
 /// Index: job_due_idx from its start; locks the rows it changes, skips those that somebody has.
@@ -54,19 +56,25 @@ pub fn held_here() -> Result<Vec<i64>> {
     HELD_HERE.rows(&[], |row| row.must(1))
 }
 
-/// Index: job_pkey; locks the row it changes, or skips it.
-static GIVE_BACK: Statement = Statement::by_index(
-    "UPDATE pgq.job AS j SET state = 'ready', execute_at = $2
-      WHERE j.ctid = ANY (ARRAY(
+/// Index: job_pkey; takes (deletes) the row, or skips it.
+static TAKE_HERE: Statement = Statement::by_index(
+    concat!(
+        "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
             SELECT c.ctid FROM pgq.job AS c
              WHERE c.id = $1 AND c.state = 'leased' AND c.execute_at = 'infinity' FOR UPDATE SKIP LOCKED))
-     RETURNING j.queue",
-    &[Type::Bigint, Type::Time],
+         RETURNING ",
+        job_columns!()
+    ),
+    &[Type::Bigint],
 );
 
-/// Ends the lease of an executor that is gone: ready at once, nothing counted; its queue.
+/// Ends the lease of an executor that is gone: ready at once, nothing counted; its queue. Another job may have its
+/// key by now.
 pub fn give_back(id: i64, now: Micros) -> Result<Option<String>> {
-    GIVE_BACK.row(&[Arg::Bigint(id), Arg::Time(now.0)], |row| row.must(1))
+    let Some(job) = TAKE_HERE.row(&[Arg::Bigint(id)], Job::read)? else { return Ok(None) };
+    let (attempt, failures) = (job.attempt, job.failures);
+    finish::put_back(&job, &Return { state: State::Ready, execute_at: now, attempt, failures, error: None })?;
+    Ok(Some(job.queue))
 }
 
 /// Index: job_due_idx, its first entry; locks nothing.

@@ -394,8 +394,19 @@ pub fn retry(queue: &str, task: Option<&str>) -> Result<[crate::engine::options:
     }
 }
 
+/// With the registration as it was, to be repeated: a shorter one would forget options, and the role first of all.
 static PARKED: Statement = Statement::new(
-    "SELECT h.queue, h.task, h.function, h.parked FROM pgq.handler AS h WHERE h.parked IS NOT NULL ORDER BY h.id",
+    "SELECT h.queue, h.function, h.parked,
+            pg_catalog.format('SELECT pgq.register(%L, %L', h.queue, h.function)
+              || COALESCE(', task => ' || pg_catalog.quote_literal(h.task), '')
+              || ', run_as => ' || pg_catalog.quote_literal(h.run_as)
+              || COALESCE(', timeout => ' || pg_catalog.quote_literal(h.timeout), '')
+              || COALESCE(', concurrency => ' || h.concurrency, '')
+              || COALESCE(', batch => ' || h.batch, '')
+              || COALESCE(', max_attempts => ' || h.max_attempts, '')
+              || COALESCE(', backoff => ' || pg_catalog.quote_literal(h.backoff), '')
+              || COALESCE(', max_backoff => ' || pg_catalog.quote_literal(h.max_backoff), '') || ');'
+       FROM pgq.handler AS h WHERE h.parked IS NOT NULL ORDER BY h.id",
     &[],
 );
 
@@ -403,18 +414,18 @@ static PARKED: Statement = Statement::new(
 pub struct Parked {
     /// Its queue.
     pub queue: String,
-    /// Its task.
-    pub task: Option<String>,
     /// Its function.
     pub function: String,
     /// Why.
     pub reason: String,
+    /// The command that registers it again as it is.
+    pub register: String,
 }
 
 /// The parked handlers.
 pub fn parked() -> Result<Vec<Parked>> {
     PARKED.rows(&[], |row| {
-        Ok(Parked { queue: row.must(1)?, task: row.get(2), function: row.must(3)?, reason: row.must(4)? })
+        Ok(Parked { queue: row.must(1)?, function: row.must(2)?, reason: row.must(3)?, register: row.must(4)? })
     })
 }
 

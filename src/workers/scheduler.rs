@@ -208,8 +208,10 @@ impl Scheduler {
         free
     }
 
-    /// Ends the executors of this database at once.
-    fn terminate(&self) {
+    /// Ends the executors of this database at once. One that was on its way is not missed: that it does not arrive
+    /// is our doing, not its role's.
+    fn terminate(&mut self) {
+        self.expected.clear();
         for (_, slot) in self.shared.executors_of(self.oid) {
             slot.leave.store(1, SeqCst);
             latch::signal(slot.place.pid.load(SeqCst), Signal::Terminate);
@@ -301,8 +303,13 @@ impl Scheduler {
     /// COMMIT PREPARED tells nobody: while this database has prepared transactions, and once after, every queue
     /// with ready jobs counts as touched.
     fn watch_prepared(&mut self) -> Result<(), Caught> {
-        if self.entry.prepared.swap(0, SeqCst) != 0 || self.had_prepared {
+        // The note in shared memory is gone after a restart, a prepared transaction is not: the first look asks.
+        let first = self.pruned.is_none();
+        let noted = self.entry.prepared.swap(0, SeqCst) != 0 || self.had_prepared;
+        if noted {
             self.entry.touch_all();
+        }
+        if noted || first {
             self.had_prepared = counts::has_prepared()?;
         }
         Ok(())
@@ -336,10 +343,11 @@ impl Scheduler {
         self.expected.retain(|(number, generation, role)| {
             let slot = &shared.executors[*number];
             let same = slot.generation.load(SeqCst) == *generation;
-            if slot.arrived.load(SeqCst) == *generation {
+            // Of a slot that somebody else has by now nothing can be told.
+            if !same || slot.arrived.load(SeqCst) == *generation {
                 return false;
             }
-            if same && slot.state.load(SeqCst) == slot_state::STARTING {
+            if slot.state.load(SeqCst) == slot_state::STARTING {
                 if now.since(Micros(slot.started.load(SeqCst))) < ARRIVAL || slot.place.is_taken() {
                     return true;
                 }
