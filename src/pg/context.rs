@@ -1,4 +1,5 @@
-//! Keeping an error's CONTEXT lines (and the rest of it), which pgrx's boundary frees.
+//! Keeping what pgrx's boundary loses of an error: its CONTEXT lines, and a SQLSTATE that is not in PostgreSQL's
+//! own list (`RAISE … USING ERRCODE = 'AB123'` becomes XX000 there).
 //!
 //! errfinish (elog.c) calls the error context callbacks from the innermost to the outermost while the
 //! error lies on its stack. Ours is the outermost of a job, so the error is complete when it is called:
@@ -11,13 +12,23 @@ use pgrx::pg_sys;
 /// ERROR's level since 14 (elog.h); FATAL and PANIC are above.
 const ERROR: i32 = 21;
 
-thread_local! {
-    static LAST: RefCell<Option<String>> = const { RefCell::new(None) };
+/// What was kept of an error.
+pub(super) struct Kept {
+    /// Its SQLSTATE as elog.h packs it.
+    pub(super) code: i32,
+    /// Its message, by which the error that was caught is known to be this one.
+    pub(super) message: String,
+    /// Its CONTEXT.
+    pub(super) context: Option<String>,
 }
 
-/// Installs the callback around `work`; the context of the last error raised inside is in `take`.
+thread_local! {
+    static LAST: RefCell<Option<Kept>> = const { RefCell::new(None) };
+}
+
+/// Installs the callback around `work`; what is kept of the last error raised inside is in `take`.
 pub fn watch<T>(work: impl FnOnce() -> T) -> T {
-    LAST.with(|last| last.replace(None));
+    LAST.set(None);
     // SAFETY: the callback's frame outlives `work`; when an error unwinds past us, the boundary that caught it
     // set error_context_stack back to what it was before (pgrx ffi.rs), and `reset` is called by the driver.
     unsafe {
@@ -40,9 +51,9 @@ pub(super) fn reset() {
     unsafe { pg_sys::error_context_stack = std::ptr::null_mut() }
 }
 
-/// The CONTEXT of the last error raised under `watch`.
-pub fn take() -> Option<String> {
-    LAST.with(|last| last.replace(None))
+/// What was kept of the last error raised under `watch`.
+pub(super) fn take() -> Option<Kept> {
+    LAST.take()
 }
 
 /// # Safety
@@ -55,9 +66,11 @@ unsafe extern "C-unwind" fn keep(_: *mut std::ffi::c_void) {
         let error = pg_sys::CopyErrorData();
         pg_sys::MemoryContextSwitchTo(old);
         if (*error).elevel >= ERROR {
-            let context = (*error).context;
-            let text = (!context.is_null()).then(|| std::ffi::CStr::from_ptr(context).to_string_lossy().into_owned());
-            LAST.with(|last| last.replace(text));
+            let text = |c: *const std::ffi::c_char| {
+                (!c.is_null()).then(|| std::ffi::CStr::from_ptr(c).to_string_lossy().into_owned())
+            };
+            let message = text((*error).message).unwrap_or_default();
+            LAST.set(Some(Kept { code: (*error).sqlerrcode, message, context: text((*error).context) }));
         }
         pg_sys::FreeErrorData(error);
     }

@@ -14,7 +14,7 @@ mod tests {
     use crate::pg::session_tests::{acting_as, error_of, function, number, role, run, text, value};
     use crate::pg::spi::{Arg, Statement, Type};
     use crate::pg::xact::{self, Caught};
-    use crate::pg::{clock, function, user};
+    use crate::pg::{clock, context, function, user};
 
     static WHO: Statement = Statement::new(
         "SELECT pg_catalog.current_user()::text || ' ' || pg_catalog.current_setting('search_path')",
@@ -94,12 +94,16 @@ mod tests {
 
     #[pg_test]
     fn an_error_keeps_its_sqlstate_message_detail_and_hint() {
-        let failed: Result<(), Caught> = xact::savepoint(|| {
-            run("DO $$ BEGIN RAISE 'm' USING ERRCODE = 'check_violation', DETAIL = 'd', HINT = 'h'; END $$");
-            Ok(())
+        let failed: Result<(), Caught> = context::watch(|| {
+            xact::savepoint(|| {
+                run("DO $$ BEGIN RAISE 'm' USING ERRCODE = 'AB123', DETAIL = 'd', HINT = 'h'; END $$");
+                Ok(())
+            })
         });
         let error = failed.expect_err("raised");
-        assert_eq!(error.sqlstate, "23514");
+        // One that PostgreSQL's own list does not have.
+        assert_eq!(error.sqlstate, "AB123");
+        assert!(error.context.is_some_and(|c| c.contains("inline_code_block line 1 at RAISE")));
         assert_eq!(
             (error.message.as_str(), error.detail.as_deref(), error.hint.as_deref()),
             ("m", Some("d"), Some("h"))

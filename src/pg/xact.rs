@@ -64,12 +64,14 @@ fn caught(error: CaughtError) -> Caught {
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. } => report,
     };
+    let kept = context::take().filter(|kept| kept.message == report.message());
+    let code = kept.as_ref().map_or(report.sql_error_code() as i32, |kept| kept.code);
     Caught {
-        sqlstate: sqlstate(report.sql_error_code() as i32),
+        sqlstate: sqlstate(code),
         message: report.message().into(),
         detail: report.detail().map(Into::into),
         hint: report.hint().map(Into::into),
-        context: context::take(),
+        context: kept.and_then(|kept| kept.context),
     }
 }
 
