@@ -1,7 +1,7 @@
 //! Workers outside the database: what a claim takes and gives back, who may finish what, and how a
 //! listening client hears of work.
 
-use pgq_tests::{median, wait_until, Server};
+use pgq_tests::{median, timed, wait_until, Server};
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::FromSqlOwned;
 use postgres::Client;
@@ -96,7 +96,7 @@ fn drain(server: &Server, session: usize) -> Vec<i64> {
     let mut client = server.connect("app");
     let mut mine = Vec::new();
     for round in 0.. {
-        let with_lease = session % 2 == 0;
+        let with_lease = session.is_multiple_of(2);
         run(&mut client, "BEGIN");
         let got = claim(&mut client, if with_lease { "7, '5 min'" } else { "7" });
         if round % 5 == 3 {
@@ -178,6 +178,35 @@ fn only_the_attempt_that_holds_the_lease_can_finish_the_job() {
     assert_eq!(one::<i32>(&mut client, &failures), 0, "a release counts nothing");
     assert!(complete(&mut other, id, 2));
     assert!(!complete(&mut other, id, 2), "a second time");
+}
+
+/// A claim that looked before a lease was committed, and came to its row after it. The advisory lock makes
+/// that moment last: the claim that pgq runs has the same form, without a way to stop in the middle.
+#[test]
+fn a_claim_with_an_older_view_leaves_a_leased_job_to_its_holder() {
+    let server = Server::builder().start();
+    let mut client = server.create_database("app");
+    let id: i64 = one(&mut client, "SELECT pgq.put('q')");
+    let mut holder = server.connect("app");
+    run(&mut holder, "BEGIN; SELECT pg_advisory_lock(1)");
+    let mut other = thread::scope(|scope| {
+        let older = scope.spawn(|| {
+            let mut older = server.connect("app");
+            let look = "BEGIN; SELECT FROM pgq.job WHERE queue = 'q' AND state = 'ready'
+                AND pg_advisory_lock(1)::text IS NOT NULL FOR UPDATE SKIP LOCKED";
+            run(&mut older, look);
+            older
+        });
+        let waits = "pg_locks WHERE locktype = 'advisory' AND NOT granted";
+        wait_until(PATIENCE, "the older view", || count(&mut client, waits) == 1);
+        assert_eq!(claim(&mut holder, "lease => '1 h'"), [(id, 1)]);
+        run(&mut holder, "COMMIT; SELECT pg_advisory_unlock(1)");
+        older.join().expect("the older session")
+    });
+    let extend = format!("SELECT pgq.extend({id}, 1, '1 h') IS NOT NULL");
+    assert!(one::<bool>(&mut holder, &extend), "extend");
+    assert!(complete(&mut holder, id, 1), "the holder's complete was refused");
+    run(&mut other, "ROLLBACK");
 }
 
 #[test]
@@ -269,10 +298,28 @@ fn heard(client: &mut Client, deadline: Duration) -> usize {
     1 + notifications.iter().count().expect("a session")
 }
 
-/// How long the listener waits for what `action` in another session leads to.
-fn hears(listener: &mut Client, what: &str, action: impl FnOnce()) -> Duration {
+/// The channels of all notifications up to the first of this one.
+fn heard_until(listener: &mut Client, channel: &str) -> Vec<String> {
+    let mut channels = Vec::new();
+    while channels.last().is_none_or(|last| last != channel) {
+        let mut notifications = listener.notifications();
+        let next = notifications.timeout_iter(Duration::from_secs(10)).next();
+        let next = next.expect("a session").expect("a notification in time");
+        channels.push(next.channel().to_owned());
+    }
+    channels
+}
+
+/// How long the listener waits for what `sql` in another session leads to. Before, another queue shows
+/// that nothing is still to be told of what came earlier.
+fn hears(listener: &mut Client, client: &mut Client, what: &str, sql: &str) -> Duration {
+    run(listener, "LISTEN pgq_last");
+    run(client, "SELECT pgq.put('last')");
+    heard_until(listener, "pgq_last");
+    run(client, "SELECT count(*) FROM pgq.claim('last', 10)");
+    run(listener, "UNLISTEN pgq_last");
     assert_eq!(heard(listener, Duration::ZERO), 0, "before: {what}");
-    action();
+    run(client, sql);
     let began = Instant::now();
     assert!(heard(listener, Duration::from_secs(10)) > 0, "not heard: {what}");
     began.elapsed()
@@ -284,12 +331,12 @@ fn a_listening_client_is_notified_of_a_put() {
     let mut client = server.create_database("app");
     let mut listener = server.connect("app");
     run(&mut listener, "LISTEN pgq_q");
-    let first = hears(&mut listener, "the first put", || {
-        run(&mut client, "SELECT pgq.put('q')");
-    });
-    println!("the first notification of all: {:.1} ms", first.as_secs_f64() * 1e3);
+    run(&mut client, "SELECT pgq.put('q')");
+    let (first, took) = timed(|| heard(&mut listener, PATIENCE));
+    assert!(first > 0, "the first put was not told");
+    println!("the first notification of all: {:.1} ms", took.as_secs_f64() * 1e3);
     let times: Vec<Duration> =
-        (0..20).map(|_| hears(&mut listener, "a put", || run(&mut client, "SELECT pgq.put('q')"))).collect();
+        (0..20).map(|_| hears(&mut listener, &mut client, "a put", "SELECT pgq.put('q')")).collect();
     let (middle, most) = (median(&times), times.iter().max().copied().unwrap_or_default());
     println!(
         "commit to notification: median {:.1} ms, longest {:.1} ms",
@@ -308,18 +355,9 @@ fn ten_thousand_puts_in_one_transaction_notify_once() {
     run(&mut listener, "LISTEN pgq_q; LISTEN pgq_last");
     for _ in 0..3 {
         run(&mut client, "SELECT count(pgq.put('q')) FROM generate_series(1, 10000)");
-        let mut channels = Vec::new();
-        let mut put_last = false;
-        while channels.last().is_none_or(|channel| channel != "pgq_last") {
-            let mut notifications = listener.notifications();
-            let next = notifications.timeout_iter(Duration::from_secs(10)).next();
-            let next = next.expect("a session").expect("a notification in time");
-            channels.push(next.channel().to_owned());
-            if !put_last {
-                put_last = true;
-                run(&mut client, "SELECT pgq.put('last')");
-            }
-        }
+        let mut channels = heard_until(&mut listener, "pgq_q");
+        run(&mut client, "SELECT pgq.put('last')");
+        channels.extend(heard_until(&mut listener, "pgq_last"));
         assert_eq!(channels, ["pgq_q", "pgq_last"]);
         run(&mut client, "SELECT count(*) FROM pgq.claim('last', 10)");
     }
@@ -332,7 +370,7 @@ fn whatever_makes_a_job_ready_is_told() {
     let mut listener = server.connect("app");
     run(&mut listener, "LISTEN pgq_q");
     let mut told = |client: &mut Client, what: &str, sql: &str| {
-        let took = hears(&mut listener, what, || run(client, sql));
+        let took = hears(&mut listener, client, what, sql);
         println!("{what}: {:.0} ms", took.as_secs_f64() * 1e3);
         took
     };

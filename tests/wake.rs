@@ -206,7 +206,12 @@ fn a_put_in_a_prepared_transaction_runs_after_commit_prepared() {
 #[test]
 fn a_prepared_put_survives_a_restart_and_runs_after_commit_prepared() {
     for mode in [Stop::Fast, Stop::Immediate] {
-        let server = Server::builder().preload(true).conf("max_prepared_transactions", 10).start();
+        let server = Server::builder()
+            .preload(true)
+            .conf("max_prepared_transactions", 10)
+            .conf("pgq.idle_timeout", "200ms")
+            .conf("pgq.poll_interval", "100ms")
+            .start();
         let (mut client, _) = noting(&server);
         run(&mut client, "BEGIN");
         let id: i64 = one(&mut client, "SELECT pgq.put('q')");
@@ -214,8 +219,9 @@ fn a_prepared_put_survives_a_restart_and_runs_after_commit_prepared() {
         drop(client);
         server.restart(mode);
         let mut client = server.connect("app");
-        let there = "a scheduler after the restart";
-        wait_until(FIRST, there, || !server.worker_pids_like("pgq scheduler", Some("app")).is_empty());
+        // Long enough for workers to leave who do not know that there is such a transaction.
+        let up = "SELECT now() > pg_postmaster_start_time() + interval '4 s'";
+        wait_until(FIRST, "four seconds", || one(&mut client, up));
         run(&mut client, "COMMIT PREPARED 'a'");
         let took = wait_until(Duration::from_secs(10), "the prepared job to run", || has_run(&mut client, id));
         show("COMMIT PREPARED after a restart to effect", &[took]);

@@ -33,7 +33,7 @@ pub struct Order {
     pub wake: usize,
     /// New ones to start.
     pub start: usize,
-    /// It has work, nobody to do it, and there is no room: somebody else should leave.
+    /// One of its handlers has work and nobody to do it, and there is no room: somebody else should leave.
     pub starving: bool,
 }
 
@@ -68,15 +68,13 @@ pub fn orders(demands: &[Demand], pools: &[Pool], room: usize) -> Vec<Order> {
         let (idle, all) = pool(order.role);
         order.wake = idle.min(*want);
         *want -= order.wake;
-        if *want > 0 && all == 0 {
-            if left > 0 {
-                left -= 1;
-                order.start = 1;
-                *want -= 1;
-            } else {
-                order.starving = true;
-            }
+        if *want > 0 && all == 0 && left > 0 {
+            left -= 1;
+            order.start = 1;
+            *want -= 1;
         }
+        let neglected = demands.iter().any(|d| d.role == order.role && d.ready > 0 && d.running == 0);
+        order.starving = neglected && idle == 0 && order.start == 0 && left == 0;
     }
     while left > 0 && wanted.iter().any(|w| *w > 0) {
         for (order, want) in orders.iter_mut().zip(wanted.iter_mut()) {
@@ -126,6 +124,15 @@ mod tests {
     fn a_role_without_room_is_starving() {
         let pools = [Pool { role: 1, idle: 0, all: 4 }];
         let got = orders(&[demand(2, 5, 0, 3)], &pools, 0);
+        assert_eq!(got, [Order { role: 2, wake: 0, start: 0, starving: true }]);
+    }
+
+    #[test]
+    fn a_role_whose_executors_are_busy_elsewhere_is_starving_too() {
+        let pools = [Pool { role: 2, idle: 0, all: 2 }];
+        let busy = demand(2, 50, 2, 3);
+        assert_eq!(orders(&[busy], &pools, 0), [], "more of the same can wait");
+        let got = orders(&[busy, demand(2, 1, 0, 3)], &pools, 0);
         assert_eq!(got, [Order { role: 2, wake: 0, start: 0, starving: true }]);
     }
 

@@ -121,15 +121,18 @@ fn finish(committed: bool, prepared: bool) {
         if !pending.any && pending.counts[0].0 == 0 {
             return;
         }
-        if let (Some(entry), Some(shared)) = (pending.database, shmem::shared()) {
+        // Not the entry that was found while the transaction ran: a scheduler that could not see the extension yet
+        // has freed it, and another database may have it by now.
+        let found = shmem::shared().and_then(|shared| Some((shared, shared.database(database::current())?)));
+        if let Some((shared, entry)) = found {
             if prepared {
                 entry.prepared.store(1, SeqCst);
             }
             if committed {
                 tell(&pending, entry, shared);
             }
-            if pending.any && (committed || prepared) && !entry.scheduler.wake() {
-                shared.launcher.wake();
+            if pending.any && (committed || prepared) {
+                call(shared, entry);
             }
         }
         pending.any = false;
@@ -137,6 +140,18 @@ fn finish(committed: bool, prepared: bool) {
         pending.queues = [0; TOUCHED];
         pending.counts = [(0, 0, 0); TOUCHED];
     });
+}
+
+/// Wakes the scheduler, or the launcher where there is none. An entry that was freed before the wake is seen to be
+/// free after it, and one that is freed later is not freed unseen (shmem, forget_database).
+fn call(shared: &shmem::Shared, entry: &Database) {
+    let own = database::current();
+    let awake = entry.scheduler.wake();
+    let moved = entry.oid.load(SeqCst) != own;
+    let awake = if moved { shared.database(own).is_some_and(|again| again.scheduler.wake()) } else { awake };
+    if !awake {
+        shared.launcher.wake();
+    }
 }
 
 fn tell(pending: &Pending, entry: &Database, shared: &shmem::Shared) {

@@ -14,17 +14,34 @@ pub enum Woken {
 /// Waits until this process's latch is set or `millis` have passed, then answers interrupts. The latch
 /// stays set: reset it, *then* look for work. Never returns when the postmaster is gone.
 pub fn wait(millis: i64) -> Woken {
+    let woken = wait_uninterrupted(millis);
+    super::xact::check_interrupts();
+    woken
+}
+
+fn wait_uninterrupted(millis: i64) -> Woken {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: MyLatch is this process's own; WL_EXIT_ON_PM_DEATH satisfies WaitLatch's demand for one of the two.
     let got = unsafe {
         pg_sys::WaitLatch(pg_sys::MyLatch, i32::try_from(events).unwrap_or(0), millis.max(0), pg_sys::PG_WAIT_EXTENSION)
     };
-    super::xact::check_interrupts();
     if u32::try_from(got).unwrap_or(0) & pg_sys::WL_LATCH_SET != 0 {
         Woken::Latch
     } else {
         Woken::Timeout
     }
+}
+
+/// The same for a worker without work: a cancel has nothing to cancel then, as for any idle session (postgres.c
+/// ignores it while it reads a command).
+pub fn rest(millis: i64) -> Woken {
+    // SAFETY: a flag of this process that only its signal handlers set.
+    unsafe { pg_sys::QueryCancelPending = 0 };
+    let woken = wait_uninterrupted(millis);
+    // SAFETY: as above.
+    unsafe { pg_sys::QueryCancelPending = 0 };
+    super::xact::check_interrupts();
+    woken
 }
 
 /// Takes the latch back. What is set after this ends the next wait at once.

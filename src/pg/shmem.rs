@@ -93,7 +93,8 @@ pub struct Database {
     pub closed_until: AtomicI64,
     /// 1 when a transaction that put jobs was prepared: its COMMIT PREPARED tells nobody.
     pub prepared: AtomicU32,
-    /// 1 when a role here has work, no executor, and there is no room for one.
+    /// A role that has work here, nobody for it, and no room for one more executor; zero for none, `ANSWERED` when
+    /// somebody is leaving for it.
     pub starving: AtomicU32,
     /// Hashes of queues that got jobs since the scheduler's last look.
     touched: [AtomicU64; TOUCHED],
@@ -125,6 +126,9 @@ impl Database {
         (queues, all)
     }
 }
+
+/// Somebody is leaving for the role that starved.
+pub const ANSWERED: u32 = u32::MAX;
 
 /// The states of an executor's slot.
 pub mod slot_state {

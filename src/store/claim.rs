@@ -44,15 +44,22 @@ static CLAIM: Statement = Statement::by_index(
     &[Type::Text, Type::Texts, Type::Bigint],
 );
 
-/// As CLAIM; the row stays, leased until $4.
+/// As CLAIM; the row is written anew, leased until $4. Not an UPDATE: whoever looks with an older snapshot would
+/// follow the chain of versions and lock the leased row until his transaction ends, and the holder's `complete`
+/// would find it locked.
 static LEASE: Statement = Statement::by_index(
     concat!(
-        "UPDATE pgq.job AS j SET state = 'leased', attempt = j.attempt + 1, execute_at = $4
-          WHERE j.ctid = ANY (ARRAY(
-            SELECT c.ctid FROM pgq.job AS c
-             WHERE c.queue = $1 AND c.state = 'ready' AND ($2 IS NULL OR c.task = ANY ($2))
-               AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
-             ORDER BY c.priority DESC, c.id LIMIT $3 FOR UPDATE SKIP LOCKED))
+        "WITH gone AS (
+            DELETE FROM pgq.job AS d WHERE d.ctid = ANY (ARRAY(
+                SELECT c.ctid FROM pgq.job AS c
+                 WHERE c.queue = $1 AND c.state = 'ready' AND ($2 IS NULL OR c.task = ANY ($2))
+                   AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
+                 ORDER BY c.priority DESC, c.id LIMIT $3 FOR UPDATE SKIP LOCKED))
+            RETURNING d.*)
+         INSERT INTO pgq.job AS j (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
+                                   max_attempts, key, crashes, error)
+         SELECT g.id, g.queue, g.task, g.args, g.priority, $4, g.created_at, 'leased', g.attempt + 1, g.failures,
+                g.max_attempts, g.key, g.crashes, g.error FROM gone AS g
          RETURNING ",
         job_columns!()
     ),
@@ -138,15 +145,20 @@ pub fn take_waiting(id: i64, attempt: i32) -> Result<Option<Job>> {
     TAKE_WAITING.row(&[Arg::Bigint(id), Arg::Int(attempt)], Job::read)
 }
 
-/// Index: job_pkey; locks the row it changes, or skips it. A lease of our own does not end by time: infinity.
+/// Index: job_ready_idx; as LEASE. A lease of our own does not end by time: infinity.
 static LEASE_ONE: Statement = Statement::by_index(
     concat!(
-        "UPDATE pgq.job AS j SET state = 'leased', attempt = j.attempt + 1, execute_at = 'infinity'
-          WHERE j.ctid = ANY (ARRAY(
-            SELECT c.ctid FROM pgq.job AS c
-             WHERE c.queue = $1 AND c.state = 'ready' AND c.task IS NOT DISTINCT FROM $2 AND c.id <> ALL ($3)
-               AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
-             ORDER BY c.priority DESC, c.id LIMIT 1 FOR UPDATE SKIP LOCKED))
+        "WITH gone AS (
+            DELETE FROM pgq.job AS d WHERE d.ctid = ANY (ARRAY(
+                SELECT c.ctid FROM pgq.job AS c
+                 WHERE c.queue = $1 AND c.state = 'ready' AND c.task IS NOT DISTINCT FROM $2 AND c.id <> ALL ($3)
+                   AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
+                 ORDER BY c.priority DESC, c.id LIMIT 1 FOR UPDATE SKIP LOCKED))
+            RETURNING d.*)
+         INSERT INTO pgq.job AS j (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
+                                   max_attempts, key, crashes, error)
+         SELECT g.id, g.queue, g.task, g.args, g.priority, 'infinity', g.created_at, 'leased', g.attempt + 1,
+                g.failures, g.max_attempts, g.key, g.crashes, g.error FROM gone AS g
          RETURNING ",
         job_columns!()
     ),

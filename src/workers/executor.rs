@@ -144,7 +144,7 @@ impl Worker {
             }
             activity::idle();
             xact::report_statistics();
-            latch::wait(settings::idle_timeout().0.saturating_sub(idle.0).max(1_000) / 1_000);
+            latch::rest(settings::idle_timeout().0.saturating_sub(idle.0).max(1_000) / 1_000);
         }
     }
 
@@ -207,23 +207,26 @@ impl Worker {
         }
     }
 
-    /// Has somebody work, no executor, and no room for one? Then the first of us to see it leaves.
+    /// Has somebody else work, nobody to do it, and no room for one? Then the first of us to see it leaves. Handlers
+    /// of our own role take turns with us anyway.
     fn gives_way(&self) -> bool {
         let here = Micros(clock::now()).since(Micros(self.slot.started.load(SeqCst)));
-        here >= MIN_STAY
-            && self.shared.room(settings::max_workers()) == 0
-            && self
-                .shared
-                .databases
-                .iter()
-                .any(|d| d.oid.load(SeqCst) != 0 && d.starving.compare_exchange(1, 2, SeqCst, SeqCst).is_ok())
+        let answered = |entry: &Database| {
+            let role = entry.starving.load(SeqCst);
+            let ours = entry.oid.load(SeqCst) == self.database && role == self.role;
+            role != 0
+                && role != shmem::ANSWERED
+                && !ours
+                && entry.starving.compare_exchange(role, shmem::ANSWERED, SeqCst, SeqCst).is_ok()
+        };
+        here >= MIN_STAY && self.shared.room(settings::max_workers()) == 0 && self.shared.databases.iter().any(answered)
     }
 
     /// An error of our own, charged to no job: one line, a moment's rest.
     pub(super) fn pause_after(&self, error: &Caught) {
         log::warning(&format!("an executor could not go on for a moment: {} {}", error.sqlstate, error.message));
         latch::reset();
-        latch::wait(ERROR_PAUSE.as_millis());
+        latch::rest(ERROR_PAUSE.as_millis());
     }
 
     /// What we remember of a handler; a new registration is a new handler.
@@ -260,18 +263,29 @@ impl Worker {
         Ok(callable)
     }
 
-    /// Parks a handler that could not be resolved.
+    /// Parks a handler that could not be resolved, unless it can be now. A commit is visible, and calls us, a moment
+    /// before its catalog changes reach our caches (CommitTransaction, xact.c: callbacks, then AtEOXact_Inval); and
+    /// it may have been registered anew since we looked.
     pub(super) fn park(&self, handler: &Handler, reason: &str) {
-        log::warning(&format!("handler of queue \"{}\" is parked: {reason}", handler.queue));
+        latch::reset();
+        latch::rest(ERROR_PAUSE.as_millis());
         let extension = self.extension;
         let parked = xact::run(|| {
-            if extension::lock(extension) {
-                registry::park(handler.id, Some(reason))?;
+            if !extension::lock(extension) {
+                return Ok(false);
             }
-            Ok(())
+            let now = registry::find(&handler.queue, handler.task.as_deref())?;
+            let same = now.is_some_and(|(h, _)| h.id == handler.id && h.registered_at == handler.registered_at);
+            if !same || Self::resolve(handler).is_ok() {
+                return Ok(false);
+            }
+            registry::park(handler.id, Some(reason))?;
+            Ok(true)
         });
-        if let Err(error) = parked {
-            self.pause_after(&error);
+        match parked {
+            Ok(true) => log::warning(&format!("handler of queue \"{}\" is parked: {reason}", handler.queue)),
+            Ok(false) => self.call_others(),
+            Err(error) => self.pause_after(&error),
         }
     }
 

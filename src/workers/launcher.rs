@@ -50,7 +50,7 @@ pub fn run() {
         guc::reload_if_asked();
         let wait = if settings::enabled() { launcher.look() } else { LIST_EVERY };
         activity::idle();
-        latch::wait(wait.as_millis());
+        latch::rest(wait.as_millis());
     }
 }
 

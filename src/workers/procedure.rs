@@ -111,7 +111,7 @@ impl Worker {
                     // In a transaction, so that a cancel that comes now is caught.
                     let _ = xact::run(|| {
                         latch::reset();
-                        latch::wait(LOCKED_PAUSE.as_millis());
+                        latch::rest(LOCKED_PAUSE.as_millis());
                         Ok(())
                     });
                 }

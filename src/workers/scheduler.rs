@@ -165,11 +165,11 @@ impl Scheduler {
         }
         if self.entry.scheduler.wake.load(SeqCst) != 0 {
             latch::reset();
-            latch::wait(look.times(4).min(Span::from_millis(20)).as_millis());
+            latch::rest(look.times(4).min(Span::from_millis(20)).as_millis());
             return;
         }
         xact::report_statistics();
-        latch::wait(wait.as_millis());
+        latch::rest(wait.as_millis());
     }
 
     /// Nothing to do, nobody to look after, for the idle timeout?
@@ -380,8 +380,8 @@ impl Scheduler {
             })
             .collect();
         let orders = plan::orders(&demands, &self.pools(), self.shared.room(workers));
-        let starving = orders.iter().any(|o| o.starving);
-        self.entry.starving.store(u32::from(starving), SeqCst);
+        let starving = orders.iter().find(|o| o.starving).map_or(0, |o| o.role);
+        self.entry.starving.store(starving, SeqCst);
         for order in orders {
             self.wake_idle(order.role, order.wake);
             for _ in 0..order.start {
