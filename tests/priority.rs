@@ -91,6 +91,27 @@ fn a_sleeping_job_delays_no_other() {
     assert_eq!(sleeping(&mut client), 1, "the slow job still runs");
 }
 
+/// A claim is sized by the jobs before it. Where these turn out slower, the rest of it goes back in time, so that the
+/// transaction does not run into the limit of company and all its work is in vain. A sequence counts the starts.
+#[test]
+fn a_claim_that_turns_out_too_large_goes_back_and_nothing_runs_in_vain() {
+    let (_server, mut client) = start(1);
+    run(
+        &mut client,
+        "CREATE SEQUENCE starts;
+         CREATE FUNCTION counted(job pgq.job) RETURNS void LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM nextval('starts'); PERFORM work(job); END $$;
+         SELECT pgq.register('x', 'counted')",
+    );
+    warm_up(&mut client, "x");
+    let before: i64 = one(&mut client, "SELECT last_value FROM starts");
+    run(&mut client, "SELECT count(pgq.put('x', '{\"busy\": 0.001}')) FROM generate_series(1, 600)");
+    wait_until(PATIENCE, "the slower jobs", || count(&mut client, "ran WHERE queue = 'x'") == 2600);
+    let starts = one::<i64>(&mut client, "SELECT last_value FROM starts") - before;
+    println!("600 jobs that were slower than expected took {starts} starts");
+    assert!(starts < 640, "{starts} starts");
+}
+
 /// The sleeping job comes in the middle of others, put by one transaction and so claimed together.
 #[test]
 fn a_sleeping_job_in_the_middle_of_a_batch_delays_no_other() {

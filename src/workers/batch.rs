@@ -20,12 +20,15 @@ use crate::pg::xact::Caught;
 use crate::pg::{at_commit, clock, extension, log, timeout, xact};
 use crate::settings;
 use crate::store::claim;
-use crate::store::finish::{self, End};
+use crate::store::finish::{self, End, Return};
 use crate::store::row::{Handler, Job};
 
 /// Jobs in company may hold each other up for so many batch times, counted from the claim; then the transaction
 /// rolls back. design.md says 10; 8 leaves time for the others to be picked up within that.
 const COMPANY_LIMIT: i64 = 8;
+
+/// Jobs that turn out slower than those before them: after so many batch times the rest of a claim goes back.
+const OVERRUN: i64 = 3;
 
 /// How far a transaction came: survives its rollback.
 #[derive(Debug, Default)]
@@ -102,12 +105,30 @@ impl Worker {
             let limit = self.job_limit(batch.handler).map_or(limit, |own| own.min(limit));
             timeout::arm(limit.as_millis());
         }
-        for job in &jobs {
+        let until = Micros(clock::now()).after(settings::batch_time().times(OVERRUN));
+        for (n, job) in jobs.iter().enumerate() {
+            if n > 0 && Micros(clock::now()) > until {
+                batch.progress.borrow_mut().claimed = n;
+                Self::give_back(&jobs[n..])?;
+                break;
+            }
             self.run_one(batch, &mut callable, job, company)?;
             self.scratch.empty();
         }
         batch.progress.borrow_mut().current = None;
         Ok(jobs.len())
+    }
+
+    /// Puts jobs that were claimed and have not begun back as they were: what has priority over them waits for one
+    /// batch time, not for a claim that was too large.
+    fn give_back(jobs: &[Job]) -> Result<(), Caught> {
+        for job in jobs {
+            let (attempt, failures) = (job.attempt, job.failures);
+            let how = Return { state: job.state, execute_at: job.execute_at, attempt, failures, error: None };
+            finish::put_back(job, &how)?;
+            at_commit::touch(names::hash(&job.queue));
+        }
+        Ok(())
     }
 
     fn claim(&self, batch: &Batch<'_>, suspect: Option<i64>) -> Result<Vec<Job>, Caught> {
