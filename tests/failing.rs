@@ -1,24 +1,11 @@
 //! Jobs that fail: what is kept of the error, when they run again, what costs nothing, who is buried,
 //! and that their neighbours do not notice.
 
-use pgq_tests::{wait_until, Ledger, Server};
-use postgres::types::FromSqlOwned;
+use pgq_tests::{count, one, run, wait_until, Ledger, Server};
 use postgres::Client;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn run(client: &mut Client, sql: &str) {
-    client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-}
-
-fn one<T: FromSqlOwned>(client: &mut Client, sql: &str) -> T {
-    client.query_one(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
-}
-
-fn count(client: &mut Client, sql: &str) -> i64 {
-    one(client, &format!("SELECT count(*) FROM {sql}"))
-}
 
 fn start(workers: usize) -> (Server, Client) {
     let server = Server::builder().conf("pgq.max_workers", workers).start();

@@ -1,9 +1,8 @@
 //! Workers outside the database: what a claim takes and gives back, who may finish what, and how a
 //! listening client hears of work.
 
-use pgq_tests::{median, timed, wait_until, Server};
+use pgq_tests::{count, median, one, run, timed, wait_until, Server};
 use postgres::fallible_iterator::FallibleIterator;
-use postgres::types::FromSqlOwned;
 use postgres::Client;
 use std::collections::BTreeSet;
 use std::thread;
@@ -12,18 +11,6 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Ten times the 50 ms from the commit of a put to the notification.
 const HEARD: Duration = Duration::from_millis(500);
-
-fn run(client: &mut Client, sql: &str) {
-    client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-}
-
-fn one<T: FromSqlOwned>(client: &mut Client, sql: &str) -> T {
-    client.query_one(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
-}
-
-fn count(client: &mut Client, sql: &str) -> i64 {
-    one(client, &format!("SELECT count(*) FROM {sql}"))
-}
 
 /// (id, attempt) of what a claim of queue `q` returned.
 fn claim(client: &mut Client, arguments: &str) -> Vec<(i64, i32)> {

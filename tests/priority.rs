@@ -1,8 +1,7 @@
 //! Who runs first, and who must not wait for whom: slow jobs beside fast ones, a long queue beside a
 //! short one, priorities among waiting jobs, and many jobs that become due at one moment.
 
-use pgq_tests::{wait_until, Server};
-use postgres::types::FromSqlOwned;
+use pgq_tests::{count, one, run, wait_until, Server};
 use postgres::Client;
 use std::time::{Duration, Instant};
 
@@ -23,18 +22,6 @@ const SETUP: &str = "
         END LOOP;
         INSERT INTO ran VALUES (job.id, job.queue, job.priority, job.execute_at, at, now());
     END $$;";
-
-fn run(client: &mut Client, sql: &str) {
-    client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-}
-
-fn one<T: FromSqlOwned>(client: &mut Client, sql: &str) -> T {
-    client.query_one(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
-}
-
-fn count(client: &mut Client, sql: &str) -> i64 {
-    one(client, &format!("SELECT count(*) FROM {sql}"))
-}
 
 fn start(workers: usize) -> (Server, Client) {
     let server = Server::builder().conf("pgq.max_workers", workers).start();

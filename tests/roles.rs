@@ -1,25 +1,12 @@
 //! As whom handlers run, whatever they try; who may run whose handlers; and what a role can do that
 //! was granted next to nothing.
 
-use pgq_tests::{wait_until, Server};
+use pgq_tests::{count, one, run, wait_until, Server};
 use postgres::error::SqlState;
-use postgres::types::FromSqlOwned;
 use postgres::Client;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn run(client: &mut Client, sql: &str) {
-    client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-}
-
-fn one<T: FromSqlOwned>(client: &mut Client, sql: &str) -> T {
-    client.query_one(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
-}
-
-fn count(client: &mut Client, sql: &str) -> i64 {
-    one(client, &format!("SELECT count(*) FROM {sql}"))
-}
 
 /// The error of a statement that must fail.
 fn refused(client: &mut Client, sql: &str) -> (SqlState, String) {

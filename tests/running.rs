@@ -1,26 +1,13 @@
 //! Hands on jobs that run, and what a handler meets: cancel, pause, time limits, its arguments, its
 //! result, the job it runs for, and how many of it run at a time.
 
-use pgq_tests::{timed, wait_until, Server};
-use postgres::types::FromSqlOwned;
+use pgq_tests::{count, one, run, timed, wait_until, Server};
 use postgres::Client;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Ten times the 100 ms within which nothing may wait for a running job.
 const AT_ONCE: Duration = Duration::from_secs(1);
-
-fn run(client: &mut Client, sql: &str) {
-    client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-}
-
-fn one<T: FromSqlOwned>(client: &mut Client, sql: &str) -> T {
-    client.query_one(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
-}
-
-fn count(client: &mut Client, sql: &str) -> i64 {
-    one(client, &format!("SELECT count(*) FROM {sql}"))
-}
 
 /// A function and a procedure that sleep as many seconds as their args say, for queues `f` and `p`.
 const SLEEPERS: &str = "

@@ -1,8 +1,7 @@
 //! From the commit of a put to its effect: how fast, after what, and what a rollback leaves. Without
 //! and with preloading, after restarts, with workers that have left, and with prepared transactions.
 
-use pgq_tests::{median, wait_until, Ledger, Server, Stop};
-use postgres::types::FromSqlOwned;
+use pgq_tests::{median, one, run, wait_until, Ledger, Server, Stop};
 use postgres::Client;
 use std::fs;
 use std::time::{Duration, Instant};
@@ -15,14 +14,6 @@ const FIRST: Duration = Duration::from_secs(20);
 /// Inserts the job's id into the ledger.
 const HANDLER: &str = "CREATE FUNCTION note(id bigint, args jsonb) RETURNS void LANGUAGE plpgsql
     AS $$ BEGIN INSERT INTO ledger VALUES (id); END $$";
-
-fn run(client: &mut Client, sql: &str) {
-    client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-}
-
-fn one<T: FromSqlOwned>(client: &mut Client, sql: &str) -> T {
-    client.query_one(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
-}
 
 /// A database `app` in which queue `q` notes its jobs in the ledger.
 fn noting(server: &Server) -> (Client, Ledger) {

@@ -9,11 +9,13 @@ pub mod psql;
 pub mod rules;
 pub mod server;
 pub mod source;
+pub mod sql;
 pub mod time;
 pub mod transcript;
 
 pub use ledger::Ledger;
 pub use server::{Server, Stop};
+pub use sql::{count, one, run};
 pub use time::{median, timed, wait_for, wait_until};
 
 use std::path::PathBuf;
