@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::observe::log;
 use crate::pg::datum::Flat;
 use crate::pg::xact::Caught;
-use crate::pg::{at_commit, clock};
+use crate::pg::{at_commit, clock, encoding};
 use crate::settings;
 use crate::store::finish::{self, End, Return};
 use crate::store::registry;
@@ -78,12 +78,21 @@ pub fn lease_ended(job: &Job, queue: RetryOptions) -> Result<Word> {
     failed(job, &Caught::new("57014", "the lease ended"), &how)
 }
 
+/// An error's text as this database can store it: recording a failure must not fail over a character.
+fn storable(text: &str) -> String {
+    let plain = text.replace('\0', "");
+    if encoding::is_utf8() {
+        return plain;
+    }
+    plain.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect()
+}
+
 /// An error as the tables keep it.
 pub fn as_json(error: &Caught) -> Option<Flat> {
     let mut map = serde_json::Map::new();
     let mut add = |name: &str, value: Option<&str>| {
         if let Some(value) = value.filter(|v| !v.is_empty()) {
-            map.insert(name.into(), value.replace('\0', "").into());
+            map.insert(name.into(), storable(value).into());
         }
     };
     add("sqlstate", Some(&error.sqlstate));

@@ -1,6 +1,7 @@
 //! Values that pass through us unread: jsonb, arrays, rows. Copied out of PostgreSQL's memory as they
 //! are, so that a number like 1e400 or 0.10 comes out as it went in, and nothing dangles.
 
+use super::encoding;
 use pgrx::callconv::{Arg as PgArg, ArgAbi, BoxRet, FcInfo};
 use pgrx::nullable::Nullable;
 use pgrx::pgrx_sql_entity_graph::metadata::{
@@ -32,7 +33,7 @@ impl Flat {
 
     /// jsonb from its text, by PostgreSQL's own parser. Raises 22P02 for what is no JSON.
     pub fn jsonb(text: &str) -> Option<Self> {
-        let text = std::ffi::CString::new(text).ok()?;
+        let text = encoding::to_server(text)?;
         // SAFETY: jsonb_in takes a C string that outlives the call; from_datum copies the result.
         unsafe {
             let datum = pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(text.as_ptr().into())])?;
@@ -40,12 +41,12 @@ impl Flat {
         }
     }
 
-    /// jsonb as text. The server's encoding may be any: what is not UTF-8 is replaced.
+    /// jsonb as text.
     pub fn json_text(&self) -> String {
         // SAFETY: self holds a jsonb (the callers' type); jsonb_out returns a palloc'd C string.
         unsafe {
             match pgrx::direct_function_call_as_datum(pg_sys::jsonb_out, &[Some(self.datum())]) {
-                Some(out) => std::ffi::CStr::from_ptr(out.cast_mut_ptr()).to_string_lossy().into_owned(),
+                Some(out) => encoding::from_server(std::ffi::CStr::from_ptr(out.cast_mut_ptr())),
                 None => String::new(),
             }
         }

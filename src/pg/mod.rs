@@ -8,6 +8,7 @@ pub mod clock;
 pub mod context;
 pub mod database;
 pub mod datum;
+pub mod encoding;
 pub mod extension;
 pub mod function;
 pub mod guc;

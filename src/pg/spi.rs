@@ -8,7 +8,7 @@ use pgrx::datum::Interval;
 use pgrx::{pg_sys, FromDatum, IntoDatum};
 
 use super::datum::Flat;
-use super::user;
+use super::{encoding, user};
 use crate::error::{Error, Result};
 
 /// The type of a parameter.
@@ -97,7 +97,8 @@ impl<'a> Arg<'a> {
         match self {
             Arg::Null => None,
             Arg::Text(text) => text.into_datum(),
-            Arg::Texts(texts) => texts.to_vec().into_datum(),
+            Arg::Texts(texts) if encoding::is_utf8() => texts.to_vec().into_datum(),
+            Arg::Texts(texts) => converted(texts),
             Arg::Int(n) => n.into_datum(),
             Arg::Ints(all) => all.to_vec().into_datum(),
             Arg::Bigint(n) | Arg::Time(n) => n.into_datum(),
@@ -110,6 +111,19 @@ impl<'a> Arg<'a> {
             Arg::Oid(oid) => Some(pg_sys::Datum::from(*oid)),
         }
     }
+}
+
+/// text[] in a database whose encoding is not Rust's.
+fn converted(texts: &[Option<String>]) -> Option<pg_sys::Datum> {
+    let all: Vec<Option<Vec<u8>>> = texts
+        .iter()
+        .map(|text| text.as_ref().and_then(|t| encoding::to_server(t)).map(std::ffi::CString::into_bytes))
+        .collect();
+    // bytea and text are the same varlena; the array's element type is set to what the statement expects.
+    let array = all.into_datum()?;
+    // SAFETY: an array that was just made here, not shared with anybody.
+    unsafe { (*array.cast_mut_ptr::<pg_sys::ArrayType>()).elemtype = pg_sys::TEXTOID };
+    Some(array)
 }
 
 /// timestamptz[]: built by hand, because pgrx's own moments are normalised on the way and lose infinity.
@@ -274,7 +288,13 @@ impl Statement {
             if pg_sys::SPI_connect() != i32::try_from(pg_sys::SPI_OK_CONNECT).unwrap_or(1) {
                 return Err(Error::Internal("could not connect to SPI".into()));
             }
-            let plan = self.prepared()?;
+            let plan = match self.prepared() {
+                Ok(plan) => plan,
+                Err(error) => {
+                    pg_sys::SPI_finish();
+                    return Err(error);
+                }
+            };
             let mut values = Vec::with_capacity(args.len());
             let mut nulls = Vec::with_capacity(args.len());
             for (arg, kind) in args.iter().zip(self.types) {

@@ -27,9 +27,6 @@ use crate::store::row::{Handler, Job};
 /// rolls back. design.md says 10; 8 leaves time for the others to be picked up within that.
 const COMPANY_LIMIT: i64 = 8;
 
-/// Jobs that turn out slower than those before them: after so many batch times the rest of a claim goes back.
-const OVERRUN: i64 = 3;
-
 /// How far a transaction came: survives its rollback.
 #[derive(Debug, Default)]
 struct Progress {
@@ -105,7 +102,7 @@ impl Worker {
             let limit = self.job_limit(batch.handler).map_or(limit, |own| own.min(limit));
             timeout::arm(limit.as_millis());
         }
-        let until = Micros(clock::now()).after(settings::batch_time().times(OVERRUN));
+        let until = Micros(clock::now()).after(settings::batch_time());
         for (n, job) in jobs.iter().enumerate() {
             if n > 0 && Micros(clock::now()) > until {
                 batch.progress.borrow_mut().claimed = n;
