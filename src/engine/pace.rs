@@ -53,14 +53,13 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// The next transaction, to last three quarters of `batch_time`, so that little of it has to go back when jobs
-    /// take longer than those before. `most` is the handler's own limit.
+    /// The next transaction, to last about `batch_time`. `most` is the handler's own limit.
     pub fn plan(&self, batch_time: Span, most: Option<usize>) -> Plan {
         let savepoints = self.savepoints > 0;
         if self.trial > 0 || self.solitary {
             return Plan { jobs: 1, savepoints };
         }
-        let fits = usize::try_from(batch_time.times(3).0 / 4 / self.average_us.max(1)).unwrap_or(MAX_BATCH);
+        let fits = usize::try_from(batch_time.0 / self.average_us.max(1)).unwrap_or(MAX_BATCH);
         let cap = if savepoints { MAX_SAVEPOINTS } else { MAX_BATCH };
         let jobs = fits.min(self.last.saturating_mul(4)).min(cap).min(most.unwrap_or(cap));
         Plan { jobs: jobs.max(1), savepoints }

@@ -27,6 +27,10 @@ use crate::store::row::{Handler, Job};
 /// rolls back. design.md says 10; 8 leaves time for the others to be picked up within that.
 const COMPANY_LIMIT: i64 = 8;
 
+/// Jobs that one statement claims. A transaction claims until its time is over; what it has claimed by then and not
+/// begun goes back.
+const PORTION: usize = 64;
+
 /// How far a transaction came: survives its rollback.
 #[derive(Debug, Default)]
 struct Progress {
@@ -90,34 +94,54 @@ impl Worker {
             return Err(Caught::new(GONE, "the extension is gone"));
         }
         let mut callable = Self::resolve(batch.handler)?;
-        let jobs = self.claim(batch, suspect)?;
+        let mut jobs = self.claim(batch, batch.plan.jobs, suspect)?;
         if let ([job], true) = (jobs.as_slice(), suspect.is_some_and(|id| self.is_cancelled(id))) {
             Self::cancel(job)?;
             return Ok(0);
         }
-        batch.progress.borrow_mut().claimed = jobs.len();
         let company = jobs.len() > 1;
+        let until = Micros(clock::now()).after(settings::batch_time());
         if company {
             let limit = settings::batch_time().times(COMPANY_LIMIT);
             let limit = self.job_limit(batch.handler).map_or(limit, |own| own.min(limit));
             timeout::arm(limit.as_millis());
         }
-        let until = Micros(clock::now()).after(settings::batch_time());
+        let mut begun = 0;
+        while !jobs.is_empty() {
+            batch.progress.borrow_mut().claimed = begun + jobs.len();
+            let ran = self.run_some(batch, &mut callable, &jobs, until)?;
+            begun += ran;
+            let over = !company || ran < jobs.len() || begun >= batch.plan.jobs || Micros(clock::now()) > until;
+            jobs = if over { Vec::new() } else { self.claim(batch, batch.plan.jobs - begun, None)? };
+        }
+        let mut progress = batch.progress.borrow_mut();
+        progress.claimed = begun;
+        progress.current = None;
+        Ok(begun)
+    }
+
+    /// Runs jobs until their time is over; how many. The others go back.
+    fn run_some(
+        &self,
+        batch: &Batch<'_>,
+        callable: &mut Callable,
+        jobs: &[Job],
+        until: Micros,
+    ) -> Result<usize, Caught> {
+        let company = batch.progress.borrow().claimed > 1;
         for (n, job) in jobs.iter().enumerate() {
             if n > 0 && Micros(clock::now()) > until {
-                batch.progress.borrow_mut().claimed = n;
                 Self::give_back(&jobs[n..])?;
-                break;
+                return Ok(n);
             }
-            self.run_one(batch, &mut callable, job, company)?;
+            self.run_one(batch, callable, job, company)?;
             self.scratch.empty();
         }
-        batch.progress.borrow_mut().current = None;
         Ok(jobs.len())
     }
 
     /// Puts jobs that were claimed and have not begun back as they were: what has priority over them waits for one
-    /// batch time, not for a claim that was too large.
+    /// batch time and no longer.
     fn give_back(jobs: &[Job]) -> Result<(), Caught> {
         for job in jobs {
             let (attempt, failures) = (job.attempt, job.failures);
@@ -128,10 +152,12 @@ impl Worker {
         Ok(())
     }
 
-    fn claim(&self, batch: &Batch<'_>, suspect: Option<i64>) -> Result<Vec<Job>, Caught> {
+    /// The suspect, or the next jobs: at most `most`, and no more at once than can go back quickly.
+    fn claim(&self, batch: &Batch<'_>, most: usize, suspect: Option<i64>) -> Result<Vec<Job>, Caught> {
         let handler = batch.handler;
         let Some(id) = suspect else {
-            return Ok(claim::take(&handler.queue, handler.task.as_deref(), batch.plan.jobs, &self.spoken_for())?);
+            let most = most.min(PORTION);
+            return Ok(claim::take(&handler.queue, handler.task.as_deref(), most, &self.spoken_for())?);
         };
         let job = claim::take_ready(id, &handler.queue, handler.task.as_deref())?;
         Ok(job.into_iter().collect())
