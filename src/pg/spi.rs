@@ -42,6 +42,8 @@ pub enum Type {
     Oid,
     /// the row type pgq.job
     Job,
+    /// pgq.job[]
+    Jobs,
 }
 
 /// A value for a parameter; its variant says how it is passed, the statement what it is.
@@ -68,6 +70,8 @@ pub enum Arg<'a> {
     Interval(Interval),
     /// jsonb, jsonb[] or a row
     Flat(&'a Flat),
+    /// pgq.job[]
+    Rows(&'a [&'a Flat]),
     /// oid
     Oid(u32),
 }
@@ -102,11 +106,14 @@ impl<'a> Arg<'a> {
             Arg::Int(n) => n.into_datum(),
             Arg::Ints(all) => all.to_vec().into_datum(),
             Arg::Bigint(n) | Arg::Time(n) => n.into_datum(),
-            Arg::Bigints(all) if kind == Type::Times => times(all),
+            Arg::Bigints(all) if kind == Type::Times => {
+                array(all.iter().map(|at| pg_sys::Datum::from(*at)).collect(), pg_sys::TIMESTAMPTZOID, 8)
+            }
             Arg::Bigints(all) => all.to_vec().into_datum(),
             Arg::Bool(b) => b.into_datum(),
             Arg::Interval(i) => (*i).into_datum(),
             Arg::Flat(flat) => Some(flat.datum()),
+            Arg::Rows(rows) => array(rows.iter().map(|row| row.datum()).collect(), job_type(), -1),
             // Not by pgrx's conversion, which makes oid 0 a NULL.
             Arg::Oid(oid) => Some(pg_sys::Datum::from(*oid)),
         }
@@ -126,21 +133,14 @@ fn converted(texts: &[Option<String>]) -> Option<pg_sys::Datum> {
     Some(array)
 }
 
-/// timestamptz[]: built by hand, because pgrx's own moments are normalised on the way and lose infinity.
-fn times(all: &[i64]) -> Option<pg_sys::Datum> {
-    let mut datums: Vec<pg_sys::Datum> = all.iter().map(|t| pg_sys::Datum::from(*t)).collect();
-    let count = i32::try_from(datums.len()).ok()?;
-    // SAFETY: eight-byte values passed by value, as timestamptz is on every platform that pgrx builds for.
-    let array = unsafe {
-        pg_sys::construct_array(
-            datums.as_mut_ptr(),
-            count,
-            pg_sys::TIMESTAMPTZOID,
-            8,
-            true,
-            i8::try_from(b'd').unwrap_or(0),
-        )
-    };
+/// An array whose elements are given as they are: rows, and moments, because pgrx's own are normalised on the way
+/// and lose infinity. `length` as in pg_type: -1, or 8 for what is passed by value.
+fn array(mut elements: Vec<pg_sys::Datum>, kind: pg_sys::Oid, length: i32) -> Option<pg_sys::Datum> {
+    let count = i32::try_from(elements.len()).ok()?;
+    let align = i8::try_from(b'd').unwrap_or(0);
+    // SAFETY: the elements are of the type that the caller names, aligned to eight bytes as rows and moments are; the
+    // array is a copy of them.
+    let array = unsafe { pg_sys::construct_array(elements.as_mut_ptr(), count, kind, length, length == 8, align) };
     Some(pg_sys::Datum::from(array))
 }
 
@@ -161,6 +161,8 @@ impl Type {
             Type::Jsonbs => pg_sys::JSONBARRAYOID,
             Type::Oid => pg_sys::OIDOID,
             Type::Job => job_type(),
+            // SAFETY: a syscache look-up.
+            Type::Jobs => unsafe { pg_sys::get_array_type(job_type()) },
         }
     }
 }
@@ -339,7 +341,8 @@ impl Statement {
     /// # Safety
     /// SPI must be connected.
     unsafe fn prepared(&'static self) -> Result<pg_sys::SPIPlanPtr> {
-        let job_type = if self.types.contains(&Type::Job) { job_type() } else { pg_sys::InvalidOid };
+        let of_jobs = self.types.contains(&Type::Job) || self.types.contains(&Type::Jobs);
+        let job_type = if of_jobs { job_type() } else { pg_sys::InvalidOid };
         if !self.plan.get().is_null() && self.job_type.get() == job_type {
             return Ok(self.plan.get());
         }

@@ -53,6 +53,24 @@ pub fn put_back(job: &Job, how: &Return<'_>) -> Result<()> {
     PUT_BACK.run(&args).map(|_| ())
 }
 
+/// Many at once, as they were; waits as PUT_BACK.
+static GIVE_BACK: Statement =
+    Statement::new("INSERT INTO pgq.job SELECT r.* FROM pg_catalog.unnest($1) AS r", &[Type::Jobs]);
+
+/// Puts taken jobs back as they were. One with a key loses it when another waits with it.
+pub fn give_back(jobs: &[Job]) -> Result<()> {
+    let (keyed, plain): (Vec<&Job>, Vec<&Job>) = jobs.iter().partition(|job| job.key.is_some());
+    let rows: Vec<&Flat> = plain.iter().map(|job| job.row.as_ref()).collect();
+    if !rows.is_empty() {
+        GIVE_BACK.run(&[Arg::Rows(&rows)])?;
+    }
+    for job in keyed {
+        let (attempt, failures) = (job.attempt, job.failures);
+        put_back(job, &Return { state: job.state, execute_at: job.execute_at, attempt, failures, error: None })?;
+    }
+    Ok(())
+}
+
 /// Waits for nobody: an id is in one of the two tables at a time.
 static KEEP: Statement = Statement::new(
     "INSERT INTO pgq.finished_job (id, queue, task, args, priority, created_at, attempt, failures, max_attempts, key,

@@ -20,16 +20,12 @@ use crate::pg::xact::Caught;
 use crate::pg::{at_commit, clock, extension, log, timeout, xact};
 use crate::settings;
 use crate::store::claim;
-use crate::store::finish::{self, End, Return};
+use crate::store::finish::{self, End};
 use crate::store::row::{Handler, Job};
 
 /// Jobs in company may hold each other up for so many batch times, counted from the claim; then the transaction
 /// rolls back. design.md says 10; 8 leaves time for the others to be picked up within that.
 const COMPANY_LIMIT: i64 = 8;
-
-/// Jobs that one statement claims. A transaction claims until its time is over; what it has claimed by then and not
-/// begun goes back.
-const PORTION: usize = 64;
 
 /// How far a transaction came: survives its rollback.
 #[derive(Debug, Default)]
@@ -94,70 +90,44 @@ impl Worker {
             return Err(Caught::new(GONE, "the extension is gone"));
         }
         let mut callable = Self::resolve(batch.handler)?;
-        let mut jobs = self.claim(batch, batch.plan.jobs, suspect)?;
+        let jobs = self.claim(batch, suspect)?;
         if let ([job], true) = (jobs.as_slice(), suspect.is_some_and(|id| self.is_cancelled(id))) {
             Self::cancel(job)?;
             return Ok(0);
         }
-        let company = jobs.len() > 1;
-        let until = Micros(clock::now()).after(settings::batch_time());
-        if company {
+        batch.progress.borrow_mut().claimed = jobs.len();
+        if jobs.len() > 1 {
             let limit = settings::batch_time().times(COMPANY_LIMIT);
             let limit = self.job_limit(batch.handler).map_or(limit, |own| own.min(limit));
             timeout::arm(limit.as_millis());
         }
-        let mut begun = 0;
-        while !jobs.is_empty() {
-            batch.progress.borrow_mut().claimed = begun + jobs.len();
-            let ran = self.run_some(batch, &mut callable, &jobs, until)?;
-            begun += ran;
-            let over = !company || ran < jobs.len() || begun >= batch.plan.jobs || Micros(clock::now()) > until;
-            jobs = if over { Vec::new() } else { self.claim(batch, batch.plan.jobs - begun, None)? };
-        }
+        let begun = self.run_some(batch, &mut callable, &jobs)?;
         let mut progress = batch.progress.borrow_mut();
         progress.claimed = begun;
         progress.current = None;
         Ok(begun)
     }
 
-    /// Runs jobs until their time is over; how many. The others go back.
-    fn run_some(
-        &self,
-        batch: &Batch<'_>,
-        callable: &mut Callable,
-        jobs: &[Job],
-        until: Micros,
-    ) -> Result<usize, Caught> {
-        let company = batch.progress.borrow().claimed > 1;
+    /// Runs jobs until a batch time has passed; how many. Those that were claimed and have not begun go back as they
+    /// were: what has priority over them waits for one batch time and no longer.
+    fn run_some(&self, batch: &Batch<'_>, callable: &mut Callable, jobs: &[Job]) -> Result<usize, Caught> {
+        let until = Micros(clock::now()).after(settings::batch_time());
         for (n, job) in jobs.iter().enumerate() {
             if n > 0 && Micros(clock::now()) > until {
-                Self::give_back(&jobs[n..])?;
+                finish::give_back(&jobs[n..])?;
+                at_commit::touch(names::hash(&batch.handler.queue));
                 return Ok(n);
             }
-            self.run_one(batch, callable, job, company)?;
+            self.run_one(batch, callable, job, jobs.len() > 1)?;
             self.scratch.empty();
         }
         Ok(jobs.len())
     }
 
-    /// Puts jobs that were claimed and have not begun back as they were: what has priority over them waits for one
-    /// batch time and no longer.
-    fn give_back(jobs: &[Job]) -> Result<(), Caught> {
-        for job in jobs {
-            let (attempt, failures) = (job.attempt, job.failures);
-            let how = Return { state: job.state, execute_at: job.execute_at, attempt, failures, error: None };
-            finish::put_back(job, &how)?;
-            at_commit::touch(names::hash(&job.queue));
-        }
-        Ok(())
-    }
-
-    /// The suspect, or the next jobs: at most `most`, and no more at once than can go back quickly.
-    fn claim(&self, batch: &Batch<'_>, most: usize, suspect: Option<i64>) -> Result<Vec<Job>, Caught> {
+    fn claim(&self, batch: &Batch<'_>, suspect: Option<i64>) -> Result<Vec<Job>, Caught> {
         let handler = batch.handler;
         let Some(id) = suspect else {
-            let most = most.min(PORTION);
-            return Ok(claim::take(&handler.queue, handler.task.as_deref(), most, &self.spoken_for())?);
+            return Ok(claim::take(&handler.queue, handler.task.as_deref(), batch.plan.jobs, &self.spoken_for())?);
         };
         let job = claim::take_ready(id, &handler.queue, handler.task.as_deref())?;
         Ok(job.into_iter().collect())
