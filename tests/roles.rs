@@ -114,6 +114,25 @@ fn a_procedure_stays_its_role_after_rollback_and_commit() {
     sees(&mut client, "ends", &lines);
 }
 
+/// SET ROLE lasts for a session, and a procedure's COMMITs keep it: not for the next job.
+#[test]
+fn a_role_that_a_procedure_sets_ends_with_it() {
+    // One executor, so that the second job surely follows the first in its session.
+    let server = Server::builder().conf("pgq.max_workers", 1).start();
+    let mut client = server.create_database("app");
+    run(&mut client, SETUP);
+    run(&mut client, "CREATE ROLE other; GRANT other TO app");
+    handler(&mut client, "sets", "PROCEDURE app.sets() LANGUAGE plpgsql AS 'BEGIN SET ROLE other; COMMIT; END'");
+    handler(&mut client, "looks", "FUNCTION app.looks() RETURNS void LANGUAGE sql AS $$ SELECT app.see('after') $$");
+    for _ in 0..3 {
+        run(&mut client, "SELECT pgq.put('sets')");
+        wait_until(PATIENCE, "the procedure", || count(&mut client, "pgq.job") == 0);
+        run(&mut client, "SELECT pgq.put('looks')");
+        wait_until(PATIENCE, "the look", || count(&mut client, "pgq.job") == 0);
+    }
+    assert_eq!(count(&mut client, "app.seen WHERE acts = 'app' AND session = 'app'"), 3);
+}
+
 #[test]
 fn deferred_triggers_and_cursors_run_as_the_role_too() {
     let (_server, mut client) = start();

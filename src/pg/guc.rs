@@ -58,8 +58,14 @@ pub fn reload_if_asked() {
     }
 }
 
-/// RESET ALL, outside a transaction: after code that could change settings for the session.
+/// RESET SESSION AUTHORIZATION, RESET ROLE and RESET ALL: after code that could change these for the session. RESET
+/// ALL alone leaves the first two (GUC_NO_RESET_ALL). In a transaction of its own, which keeps them at its commit:
+/// SetPGVariable asks whether the present user is a superuser, and outside a transaction that look-up crashes (tried).
 pub fn reset_all() {
-    // SAFETY: as DISCARD ALL does it (discard.c); no nest level is open.
-    unsafe { pg_sys::ResetAllOptions() }
+    // SAFETY: as DISCARD ALL does it (discard.c), inside a transaction; no nest level is open.
+    unsafe {
+        pg_sys::SetPGVariable(c"session_authorization".as_ptr(), std::ptr::null_mut(), false);
+        pg_sys::SetPGVariable(c"role".as_ptr(), std::ptr::null_mut(), false);
+        pg_sys::ResetAllOptions();
+    }
 }

@@ -1,9 +1,10 @@
 //! Who acts: reading the session's roles, and raising to the owner of our tables for one statement.
 //!
 //! `as_owner` is only called by `pg::spi`, around one static, qualified statement, and by `pg::function`,
-//! around one look-up in the catalog; both under a pinned search_path. It is lowered again before anything else runs; on an error the abort of the transaction
-//! or subtransaction restores the user id (xact.c, AbortTransaction and AbortSubTransaction) and the
-//! settings (AtEOXact_GUC), so that a caught error finds the caller's own identity too.
+//! around one look-up in the catalog; both under a pinned search_path. It is lowered again before anything
+//! else runs; on an error the abort of the transaction or subtransaction restores the user id (xact.c,
+//! AbortTransaction and AbortSubTransaction) and the settings (AtEOXact_GUC), so that a caught error finds
+//! the caller's own identity too.
 
 use pgrx::pg_sys;
 

@@ -5,6 +5,7 @@
 //! process is gone the scheduler gives the job back, as the next attempt.
 
 use std::ffi::CString;
+use std::sync::atomic::Ordering::SeqCst;
 
 use super::executor::{Ran, Worker, GONE, PARK};
 use crate::engine::names;
@@ -45,11 +46,19 @@ impl Worker {
         self.show(handler, &job, began);
         let ended = self.call(handler, &job);
         self.scratch.empty();
-        // What the procedure set for the session; there is no nest level that could span its COMMITs.
-        guc::reset_all();
         let took = Span(clock::now().saturating_sub(began));
         self.record_end(handler, &job, &ended, took);
         self.clear_job();
+        // What the procedure set for the session, its role included; no nest level could span its COMMITs.
+        let reset = xact::run(|| {
+            guc::reset_all();
+            Ok(())
+        });
+        if let Err(error) = reset {
+            self.pause_after(&error);
+            // Nobody else's job runs in this session.
+            self.slot.leave.store(1, SeqCst);
+        }
         self.call_others();
         Ran::Jobs
     }
