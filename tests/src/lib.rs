@@ -11,6 +11,7 @@ pub mod server;
 pub mod source;
 pub mod sql;
 pub mod time;
+pub mod torture;
 pub mod transcript;
 
 pub use ledger::Ledger;

@@ -129,7 +129,7 @@ fn other_sizes(root: &Path) -> io::Result<Vec<Finding>> {
     files_below(&root.join("sql/schema"), "sql", &mut paths)?;
     files_below(&root.join("tests"), "sh", &mut paths)?;
     files_below(&root.join("tests/pg_regress/sql"), "sql", &mut paths)?;
-    paths.extend(["tests/demo", "tests/run"].map(|name| root.join(name)));
+    paths.extend(["tests/demo", "tests/run", "tests/torture"].map(|name| root.join(name)));
     let mut found = Vec::new();
     for path in paths.iter().filter(|path| path.is_file()) {
         let count = fs::read_to_string(path)?.lines().count();

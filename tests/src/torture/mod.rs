@@ -1,0 +1,82 @@
+//! The torture parts: long runs of one fault each, with a ledger that must come out even. A part is
+//! a function that repeats rounds until its [`Run`] says that it is enough; the program
+//! `tests/torture.rs` runs them, quickly for `tests/run` and to full numbers for `tests/torture`.
+//!
+//! A new part is a file here with its `PARTS`, one line under "the files" and one in [`parts`].
+
+pub mod options;
+pub mod report;
+pub mod rng;
+pub mod run;
+
+pub use rng::Rng;
+pub use run::Run;
+
+// The files.
+mod t02_terminate;
+
+/// One part of the plan.
+#[derive(Debug)]
+pub struct Part {
+    /// Its number in the plan: `T01`.
+    pub id: &'static str,
+    /// What is done, and to whom, in a few words. `tests/run --list` reads it from the source, so
+    /// it is one literal on the line of its name.
+    pub title: &'static str,
+    /// What is counted: kills, rounds, jobs.
+    pub unit: &'static str,
+    /// How many in `tests/run`: 10 to 20 seconds on two cores.
+    pub quick: u64,
+    /// How many it takes in all, over as many sittings as needed.
+    pub full: u64,
+    /// Does it. A panic is a failure like a difference.
+    pub run: fn(&mut Run),
+}
+
+impl Part {
+    /// The name under which it is listed and found.
+    pub fn name(&self) -> String {
+        format!("{} {}", self.id, self.title)
+    }
+}
+
+/// Every part there is.
+pub fn parts() -> Vec<&'static Part> {
+    let families: &[&'static [Part]] = &[
+        t02_terminate::PARTS, //
+    ];
+    let mut parts: Vec<&Part> = families.iter().flat_map(|family| family.iter()).collect();
+    parts.sort_by_key(|part| part.id);
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn every_file_of_a_part_is_listed_and_every_number_is_used_once() {
+        let own = include_str!("mod.rs");
+        let folder = crate::repository().join("tests/src/torture");
+        for entry in fs::read_dir(folder).expect("the folder of the parts") {
+            let name = entry.expect("an entry").file_name().to_string_lossy().into_owned();
+            let Some(module) = name.strip_suffix(".rs") else { continue };
+            if !module.starts_with('t') || !module[1..].starts_with(|c: char| c.is_ascii_digit()) {
+                continue;
+            }
+            assert!(own.contains(&format!("mod {module};")), "{name} is not declared");
+            assert!(own.contains(&format!("{module}::PARTS")), "{name} is not in parts()");
+        }
+        let ids: Vec<&str> = parts().iter().map(|part| part.id).collect();
+        assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "{ids:?}");
+    }
+
+    #[test]
+    fn a_part_has_numbers_that_make_sense() {
+        for part in parts() {
+            assert!(part.quick > 0 && part.quick <= part.full, "{}", part.name());
+            assert!(!part.title.contains('\t') && !part.unit.is_empty(), "{}", part.name());
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! One run of one part: how much is asked for and done, what faults were injected, what was
+//! different from what was promised.
+
+use super::{Part, Rng};
+use crate::server::{Builder, Server};
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::time::{Duration, Instant};
+
+/// How often a run says how far it is.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// A run that goes on.
+#[derive(Debug)]
+pub struct Run {
+    /// What runs.
+    pub part: &'static Part,
+    /// How many are asked for.
+    pub count: u64,
+    /// What [`Run::rng`] started from.
+    pub seed: u64,
+    /// The part's own random numbers.
+    pub rng: Rng,
+    done: u64,
+    faults: BTreeMap<&'static str, u64>,
+    differences: Vec<String>,
+    began: Instant,
+    limit: Option<Duration>,
+    said: Instant,
+}
+
+impl Run {
+    /// A run of so many, at most so long.
+    pub fn new(part: &'static Part, count: u64, seed: u64, limit: Option<Duration>) -> Run {
+        let now = Instant::now();
+        let (faults, differences) = (BTreeMap::new(), Vec::new());
+        Run { part, count, seed, rng: Rng::new(seed), done: 0, faults, differences, began: now, limit, said: now }
+    }
+
+    /// Whether one more round is to be done: not when it is enough, the time is over or something
+    /// was different.
+    pub fn goes_on(&mut self) -> bool {
+        if self.said.elapsed() >= PROGRESS {
+            self.said = Instant::now();
+            eprintln!("{}", self.progress());
+        }
+        let in_time = self.limit.is_none_or(|limit| self.began.elapsed() < limit);
+        self.done < self.count && in_time && self.differences.is_empty()
+    }
+
+    /// How many are still to be done.
+    pub fn left(&self) -> u64 {
+        self.count.saturating_sub(self.done)
+    }
+
+    /// Counts what is done.
+    pub fn did(&mut self, n: u64) {
+        self.done += n;
+    }
+
+    /// Counts a fault of this kind: one that hit.
+    pub fn fault(&mut self, kind: &'static str) {
+        *self.faults.entry(kind).or_default() += 1;
+    }
+
+    /// Notes something that is not as promised; the run has failed.
+    pub fn differ(&mut self, what: impl Display) {
+        eprintln!("{}: DIFFERENT: {what}", self.part.id);
+        self.differences.push(what.to_string());
+    }
+
+    /// A server to be described, preloaded and quiet about failing jobs: what most parts want.
+    pub fn server(&self) -> Builder {
+        Server::builder().preload(true).conf("pgq.log_jobs", "none")
+    }
+
+    /// How many are done.
+    pub fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// What was different.
+    pub fn differences(&self) -> &[String] {
+        &self.differences
+    }
+
+    /// How long it has lasted.
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// The faults and how often each hit, in a few words.
+    pub fn faults(&self) -> String {
+        let faults: Vec<String> = self.faults.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+        if faults.is_empty() {
+            "none".to_owned()
+        } else {
+            faults.join(", ")
+        }
+    }
+
+    fn progress(&self) -> String {
+        let seconds = self.began.elapsed().as_secs_f64();
+        let each = if self.done == 0 { f64::INFINITY } else { seconds / self.done as f64 };
+        let rest = each * self.left() as f64;
+        let rest = if rest.is_finite() { format!(", about {rest:.0} s to go") } else { String::new() };
+        format!("{}: {} of {} {} in {seconds:.0} s{rest}", self.part.id, self.done, self.count, self.part.unit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PART: Part = Part { id: "T99", title: "nothing", unit: "rounds", quick: 1, full: 3, run: |_| () };
+
+    #[test]
+    fn a_run_ends_with_its_count_its_time_or_a_difference() {
+        let mut run = Run::new(&PART, 3, 1, None);
+        while run.goes_on() {
+            run.did(2);
+        }
+        assert_eq!((run.done(), run.left()), (4, 0));
+        assert!(!Run::new(&PART, 3, 1, Some(Duration::ZERO)).goes_on());
+        let mut run = Run::new(&PART, 3, 1, None);
+        run.differ("two of one");
+        assert!(!run.goes_on());
+        assert_eq!(run.differences(), ["two of one"]);
+    }
+
+    #[test]
+    fn faults_are_counted_by_kind() {
+        let mut run = Run::new(&PART, 3, 1, None);
+        assert_eq!(run.faults(), "none");
+        for kind in ["stop", "kill", "stop"] {
+            run.fault(kind);
+        }
+        assert_eq!(run.faults(), "1 kill, 2 stop");
+    }
+}
