@@ -71,6 +71,37 @@ pub fn failed(job: &Job, error: &Caught, how: &Failure) -> Result<Word> {
     }
 }
 
+/// The process that ran `job`, which this transaction has taken, died while the job ran alone: with the server, or by
+/// itself. Counted among the crashes and not among the failures; runs alone from now on, after the ordinary wait.
+pub fn crashed(job: Job, server: bool) -> Result<Word> {
+    let attempt = job.current_attempt();
+    let job = job.crashed();
+    let (n, most) = (job.crashes, settings::max_crashes());
+    let (code, what) = if server { ("57P02", "crashed the server") } else { ("57P01", "ended its worker with FATAL") };
+    let message = format!("{what} {n} {}", if n == 1 { "time" } else { "times" });
+    let error = Caught {
+        hint: Some(format!("The server's log says how. Mend the handler, then: SELECT pgq.retry({});", job.id)),
+        ..Caught::new(code, message)
+    };
+    let kept = as_json(&error);
+    let (queue, failures) = (names::hash(&job.queue), job.failures);
+    at_commit::touch(queue);
+    at_commit::count(queue, 0, 1);
+    if n >= most {
+        finish::keep(&job, &End { outcome: Outcome::Dead, attempt, failures, result: None, error: kept.as_ref() })?;
+        log::job_failed(job.id, &job.queue, attempt, &error, "dead");
+        return Ok(Outcome::Dead.word());
+    }
+    let now = Micros(clock::now());
+    let wait = settings::backoff().wait(n, u64::try_from(now.0).unwrap_or(0));
+    let state = if wait <= Span::ZERO { State::Ready } else { State::Scheduled };
+    let how = Return { state, execute_at: now.after(wait), attempt, failures, error: kept.as_ref() };
+    finish::put_back(&job, &how)?;
+    let next = format!("{n} of {most} crashes, runs alone in {} ms", wait.as_millis());
+    log::job_failed(job.id, &job.queue, attempt, &error, &next);
+    Ok(state.word())
+}
+
 /// A lease ended before its holder said anything: counted, and ready again at once (or dead).
 pub fn lease_ended(job: &Job, queue: RetryOptions) -> Result<Word> {
     let handler = registry::find(&job.queue, job.task.as_deref())?.map_or_else(Default::default, |(h, _)| h.retry[0]);

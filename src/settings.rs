@@ -28,6 +28,7 @@ static POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static IDLE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static BATCH_TIME: GucSetting<i32> = GucSetting::<i32>::new(10);
 static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(5);
+static MAX_CRASHES: GucSetting<i32> = GucSetting::<i32>::new(3);
 static BACKOFF: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static MAX_BACKOFF: GucSetting<i32> = GucSetting::<i32>::new(3_600_000);
 static JOB_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -66,6 +67,11 @@ pub fn batch_time() -> Span {
 /// Failures after which a job is dead, where nothing else says it.
 pub fn max_attempts() -> i32 {
     MAX_ATTEMPTS.get()
+}
+
+/// Crashes after which a job is dead.
+pub fn max_crashes() -> i32 {
+    MAX_CRASHES.get()
 }
 
 /// The waiting times between attempts, where nothing else says them.
@@ -177,6 +183,16 @@ fn define_retries() {
         c"Sets after how many failures a job is dead.",
         c"put, the handler and the queue's setting come first.",
         &MAX_ATTEMPTS,
+        1,
+        1_000_000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pgq.max_crashes",
+        c"Sets after how many crashes a job is dead.",
+        c"Counted are crashes of the server, and ends of its worker by FATAL, while the job ran alone.",
+        &MAX_CRASHES,
         1,
         1_000_000,
         GucContext::Sighup,

@@ -16,8 +16,9 @@ COMMENT ON COLUMN pgq.job.attempt IS 'Attempts made or under way so far: 0 until
 COMMENT ON COLUMN pgq.job.failures IS 'Failures counted against max_attempts, recorded by an executor or by pgq.fail. Not counted: a release, and, up to a bound, a serialization failure, a deadlock or a lock that was not available.';
 COMMENT ON COLUMN pgq.job.max_attempts IS 'Failures at which the job is dead, as put. NULL: the first given of the handler, the queue and the setting pgq.max_attempts.';
 COMMENT ON COLUMN pgq.job.key IS 'At most one ready or scheduled job of a queue has a key. A job that runs or is leased no longer holds its key.';
-COMMENT ON COLUMN pgq.job.crashes IS 'Crashes of the server counted against the job.';
+COMMENT ON COLUMN pgq.job.crashes IS 'How often the server crashed, or its worker ended with FATAL, while the job ran alone. At pgq.max_crashes it is dead.';
 COMMENT ON COLUMN pgq.job.error IS 'Last failure: an object with the keys sqlstate, message, detail, hint and context, as far as known. NULL: none yet.';
+COMMENT ON COLUMN pgq.job.quarantined IS 'True: a process died while the job ran, so that it runs alone in its transaction until an attempt has ended, and for good if a crash was counted.';
 COMMENT ON CONSTRAINT job_pkey ON pgq.job IS 'One row for each id.';
 COMMENT ON CONSTRAINT job_state_check ON pgq.job IS 'The states of a live job.';
 COMMENT ON CONSTRAINT job_attempt_check ON pgq.job IS 'Counts are not negative, and there are no more failures than attempts.';
@@ -25,6 +26,7 @@ COMMENT ON CONSTRAINT job_max_attempts_check ON pgq.job IS 'At least one attempt
 COMMENT ON INDEX pgq.job_pkey IS 'Serves every statement about one job: complete, fail, extend, release, cancel, run, wait, waiting.';
 COMMENT ON INDEX pgq.job_ready_idx IS 'Serves the claim: ready jobs of a queue, in the order they are handed out.';
 COMMENT ON INDEX pgq.job_due_idx IS 'Serves the scheduler: promotion of due jobs and end of leases, earliest first.';
+COMMENT ON INDEX pgq.job_quarantine_idx IS 'Serves the claim of jobs in quarantine; empty where no process died.';
 COMMENT ON INDEX pgq.job_key_idx IS 'Serves the keyed put: is there a ready or scheduled job with this key?';
 COMMENT ON SEQUENCE pgq.job_id_seq IS 'Ids of jobs. A put that rolled back leaves a gap.';
 
@@ -40,7 +42,7 @@ COMMENT ON COLUMN pgq.finished_job.attempt IS 'Number of its last attempt; goes 
 COMMENT ON COLUMN pgq.finished_job.failures IS 'Failures counted; 0 again after a retry or redrive.';
 COMMENT ON COLUMN pgq.finished_job.max_attempts IS 'Failures at which it is dead, as put; NULL: left to the handler, the queue and the setting.';
 COMMENT ON COLUMN pgq.finished_job.key IS 'Key it was put with, or NULL. Finished jobs hold no key: another job may have it.';
-COMMENT ON COLUMN pgq.finished_job.crashes IS 'Crashes of the server counted against the job.';
+COMMENT ON COLUMN pgq.finished_job.crashes IS 'How often the server crashed, or its worker ended with FATAL, while the job ran alone.';
 COMMENT ON COLUMN pgq.finished_job.outcome IS 'done: it succeeded. dead: it failed too often, or for good. cancelled: somebody cancelled it.';
 COMMENT ON COLUMN pgq.finished_job.result IS 'Done jobs: what the handler returned, or what complete was given; else NULL.';
 COMMENT ON COLUMN pgq.finished_job.error IS 'Last failure: an object with the keys sqlstate, message, detail, hint and context, as far as known. NULL: it never failed.';

@@ -14,6 +14,7 @@ CREATE TABLE pgq.job (
     key          text COLLATE "C",
     crashes      integer NOT NULL DEFAULT 0,
     error        jsonb,
+    quarantined  boolean NOT NULL DEFAULT false,
     CONSTRAINT job_pkey PRIMARY KEY (id),
     CONSTRAINT job_state_check CHECK (state = 'ready' OR state = 'scheduled' OR state = 'leased'),
     CONSTRAINT job_attempt_check CHECK (attempt >= 0 AND failures >= 0 AND failures <= attempt AND crashes >= 0),

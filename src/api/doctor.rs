@@ -49,6 +49,7 @@ fn doctor() -> std::result::Result<
         ),
         slots()?,
         workers(),
+        journal(),
     ];
     rows.extend(parked()?);
     rows.extend(paused()?);
@@ -87,6 +88,22 @@ fn workers() -> Row {
             word(scheduler)
         ),
         "SELECT pgq.start();",
+    )
+}
+
+/// The launcher makes it; without one nobody can say which job crashed the server.
+fn journal() -> Row {
+    let there = shmem::shared().is_none_or(|shared| {
+        let launched = shared.launcher.is_taken();
+        !launched || shared.journal.load(std::sync::atomic::Ordering::SeqCst) != 0
+    });
+    let detail =
+        if there { "a job that crashes the server is found" } else { "crashes cannot be laid at a job's door" };
+    row(
+        "crash journal",
+        there,
+        detail,
+        "Make room for the file pgq/journal in the data directory; the server's log says why.",
     )
 }
 

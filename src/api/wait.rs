@@ -117,6 +117,10 @@ fn reason(id: i64, seen: &claim::Seen) -> Result<String> {
     let at = clock::text(seen.job.execute_at.0);
     match seen.job.state {
         State::Leased => return Ok(format!("leased until {at}, attempt {}", seen.job.attempt)),
+        State::Scheduled if seen.job.crashes > 0 => {
+            let (crashes, failures) = (seen.job.crashes, seen.job.failures);
+            return Ok(format!("retry alone at {at}, after {crashes} crashes and {failures} failures"));
+        }
         State::Scheduled if seen.job.attempt > 0 => {
             return Ok(format!("retry at {at}, after {} failures", seen.job.failures))
         }

@@ -20,7 +20,7 @@ const MAX_SAVEPOINTS: usize = 60;
 /// Jobs without a failure after which savepoints are given up again.
 const CLEAN: u32 = 1_000;
 /// The most jobs in one transaction: bounds the memory that a claim takes.
-const MAX_BATCH: usize = 1_000;
+pub const MAX_BATCH: usize = 1_000;
 
 /// What an executor remembers of one handler.
 #[derive(Debug, Clone)]

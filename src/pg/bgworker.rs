@@ -108,7 +108,8 @@ pub fn connect(database: u32, role: u32) {
 }
 
 thread_local! {
-    static LEAVE: std::cell::Cell<Option<fn()>> = const { std::cell::Cell::new(None) };
+    static AT_EXIT: std::cell::Cell<Option<fn()>> = const { std::cell::Cell::new(None) };
+    static BEFORE_ABORT: std::cell::Cell<Option<fn()>> = const { std::cell::Cell::new(None) };
 }
 
 /// Calls `leave` when this process ends, however it ends but by SIGKILL: after the abort of an open transaction
@@ -117,11 +118,25 @@ pub fn at_exit(leave: fn()) {
     /// # Safety
     /// Called by ipc.c only.
     unsafe extern "C-unwind" fn callback(_: i32, _: pg_sys::Datum) {
-        if let Some(leave) = LEAVE.get() {
+        if let Some(leave) = AT_EXIT.get() {
             leave();
         }
     }
-    LEAVE.set(Some(leave));
+    AT_EXIT.set(Some(leave));
+    // SAFETY: a static function.
+    unsafe { pg_sys::before_shmem_exit(Some(callback), pg_sys::Datum::from(0)) }
+}
+
+/// The same before the abort of an open transaction, when it is registered after connecting.
+pub fn before_abort(note: fn()) {
+    /// # Safety
+    /// Called by ipc.c only.
+    unsafe extern "C-unwind" fn callback(_: i32, _: pg_sys::Datum) {
+        if let Some(note) = BEFORE_ABORT.get() {
+            note();
+        }
+    }
+    BEFORE_ABORT.set(Some(note));
     // SAFETY: a static function.
     unsafe { pg_sys::before_shmem_exit(Some(callback), pg_sys::Datum::from(0)) }
 }

@@ -23,8 +23,8 @@ pub const COUNTERS: usize = 128;
 /// Queues that a database remembers as touched between two looks of its scheduler.
 pub const TOUCHED: usize = 16;
 
-const NAME: &std::ffi::CStr = c"pgq shared memory, layout 1";
-const MAGIC: u64 = 0x7067_7120_3031_0001;
+const NAME: &std::ffi::CStr = c"pgq shared memory, layout 2";
+const MAGIC: u64 = 0x7067_7120_3031_0002;
 
 /// A process that can be woken. All zero: nobody there.
 #[repr(C)]
@@ -100,6 +100,8 @@ pub struct Database {
     touched: [AtomicU64; TOUCHED],
     /// 1 when there were more than fit.
     touched_all: AtomicU32,
+    /// 1 when jobs of this database are in quarantine.
+    pub quarantine: AtomicU32,
 }
 
 impl Database {
@@ -140,6 +142,8 @@ pub mod slot_state {
     pub const IDLE: u32 = 2;
     /// Works for a handler.
     pub const BUSY: u32 = 3;
+    /// Its process died while it ran jobs; kept until the scheduler has read what the journal says about them.
+    pub const ENDED: u32 = 4;
 }
 
 /// The place of one executor.
@@ -194,6 +198,8 @@ pub struct Shared {
     pub launcher: Place,
     /// When somebody last tried to start it.
     pub launcher_asked: AtomicI64,
+    /// The inode of the crash journal; zero while there is none.
+    pub journal: AtomicU64,
     /// The databases.
     pub databases: [Database; DATABASES],
     /// The executors.
@@ -309,20 +315,29 @@ impl Shared {
             entry.starving.store(0, SeqCst);
             entry.starting_since.store(0, SeqCst);
             entry.take_touched();
+            entry.quarantine.store(0, SeqCst);
             entry.oid.store(0, SeqCst);
             // After the oid: who calls later can see that the entry is no longer his database's.
             entry.scheduler.take_wake()
         })
     }
 
-    /// Takes a free slot for an executor of (database, role), unless `most` are taken: (slot, generation).
-    pub fn reserve(&self, database: u32, role: u32, most: usize, now: i64) -> Option<(usize, u32)> {
+    /// Takes a free slot that is `usable` for an executor of (database, role), unless `most` are taken: (slot,
+    /// generation).
+    pub fn reserve(
+        &self,
+        (database, role): (u32, u32),
+        most: usize,
+        now: i64,
+        usable: impl Fn(usize) -> bool,
+    ) -> Option<(usize, u32)> {
         self.locked(|| {
             let taken = self.executors.iter().filter(|e| e.state.load(SeqCst) != slot_state::FREE).count();
             if taken >= most {
                 return None;
             }
-            let number = self.executors.iter().position(|e| e.state.load(SeqCst) == slot_state::FREE)?;
+            let is_free = |n: &usize| self.executors[*n].state.load(SeqCst) == slot_state::FREE && usable(*n);
+            let number = (0..EXECUTORS).find(is_free)?;
             let slot = &self.executors[number];
             slot.clear();
             slot.database.store(database, SeqCst);
@@ -366,10 +381,26 @@ impl Shared {
 
     /// The executors of a database that exist or are on their way, with their numbers.
     pub fn executors_of(&self, database: u32) -> impl Iterator<Item = (usize, &Executor)> {
-        self.executors
-            .iter()
-            .enumerate()
-            .filter(move |(_, e)| e.state.load(SeqCst) != slot_state::FREE && e.database.load(SeqCst) == database)
+        let is_there = |e: &Executor| !matches!(e.state.load(SeqCst), slot_state::FREE | slot_state::ENDED);
+        self.executors.iter().enumerate().filter(move |(_, e)| is_there(e) && e.database.load(SeqCst) == database)
+    }
+
+    /// The slots of a database whose processes died while they ran jobs.
+    pub fn ended_in(&self, database: u32) -> impl Iterator<Item = usize> + '_ {
+        let is_ended = |e: &Executor| e.state.load(SeqCst) == slot_state::ENDED;
+        (0..EXECUTORS)
+            .filter(move |n| is_ended(&self.executors[*n]) && self.executors[*n].database.load(SeqCst) == database)
+    }
+
+    /// Frees the slot of a process that died.
+    pub fn bury(&self, number: usize) {
+        self.locked(|| {
+            let slot = &self.executors[number];
+            if slot.state.load(SeqCst) == slot_state::ENDED {
+                slot.clear();
+                slot.state.store(slot_state::FREE, SeqCst);
+            }
+        });
     }
 
     /// Who runs `job` of `database`, if anybody does.

@@ -11,7 +11,8 @@ static TAKE: Statement = Statement::by_index(
     concat!(
         "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
             SELECT c.ctid FROM pgq.job AS c
-             WHERE c.queue = $1 AND c.state = 'ready' AND c.task IS NOT DISTINCT FROM $2 AND c.id <> ALL ($4)
+             WHERE c.queue = $1 AND c.state = 'ready' AND c.task IS NOT DISTINCT FROM $2 AND NOT c.quarantined
+               AND c.id <> ALL ($4)
                AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
              ORDER BY c.priority DESC, c.id LIMIT $3 FOR UPDATE SKIP LOCKED))
          RETURNING ",
@@ -20,7 +21,7 @@ static TAKE: Statement = Statement::by_index(
     &[Type::Text, Type::Text, Type::Bigint, Type::Bigints],
 );
 
-/// Takes up to `n` jobs of a handler's (queue, task), best first, but none of `except`.
+/// Takes up to `n` jobs of a handler's (queue, task), best first, but none in quarantine and none of `except`.
 pub fn take(queue: &str, task: Option<&str>, n: usize, except: &[i64]) -> Result<Vec<Job>> {
     let n = i64::try_from(n).unwrap_or(i64::MAX);
     let args = [Arg::Text(queue), Arg::text(task), Arg::Bigint(n), Arg::Bigints(except)];
@@ -28,6 +29,26 @@ pub fn take(queue: &str, task: Option<&str>, n: usize, except: &[i64]) -> Result
     // RETURNING promises no order.
     jobs.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.id));
     Ok(jobs)
+}
+
+/// Index: job_quarantine_idx; as TAKE, for one job that must run alone.
+static TAKE_QUARANTINED: Statement = Statement::by_index(
+    concat!(
+        "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
+            SELECT c.ctid FROM pgq.job AS c
+             WHERE c.queue = $1 AND c.state = 'ready' AND c.quarantined AND c.task IS NOT DISTINCT FROM $2
+               AND c.id <> ALL ($3)
+               AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
+             ORDER BY c.priority DESC, c.id LIMIT 1 FOR UPDATE SKIP LOCKED))
+         RETURNING ",
+        job_columns!()
+    ),
+    &[Type::Text, Type::Text, Type::Bigints],
+);
+
+/// Takes the best job of a handler's (queue, task) that is in quarantine, but none of `except`.
+pub fn take_quarantined(queue: &str, task: Option<&str>, except: &[i64]) -> Result<Option<Job>> {
+    TAKE_QUARANTINED.row(&[Arg::Text(queue), Arg::text(task), Arg::Bigints(except)], Job::read)
 }
 
 /// As TAKE, for a client: any task, or those named.
@@ -57,9 +78,9 @@ static LEASE: Statement = Statement::by_index(
                  ORDER BY c.priority DESC, c.id LIMIT $3 FOR UPDATE SKIP LOCKED))
             RETURNING d.*)
          INSERT INTO pgq.job AS j (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
-                                   max_attempts, key, crashes, error)
+                                   max_attempts, key, crashes, error, quarantined)
          SELECT g.id, g.queue, g.task, g.args, g.priority, $4, g.created_at, 'leased', g.attempt + 1, g.failures,
-                g.max_attempts, g.key, g.crashes, g.error FROM gone AS g
+                g.max_attempts, g.key, g.crashes, g.error, g.quarantined FROM gone AS g
          RETURNING ",
         job_columns!()
     ),
@@ -156,9 +177,9 @@ static LEASE_ONE: Statement = Statement::by_index(
                  ORDER BY c.priority DESC, c.id LIMIT 1 FOR UPDATE SKIP LOCKED))
             RETURNING d.*)
          INSERT INTO pgq.job AS j (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
-                                   max_attempts, key, crashes, error)
+                                   max_attempts, key, crashes, error, quarantined)
          SELECT g.id, g.queue, g.task, g.args, g.priority, 'infinity', g.created_at, 'leased', g.attempt + 1,
-                g.failures, g.max_attempts, g.key, g.crashes, g.error FROM gone AS g
+                g.failures, g.max_attempts, g.key, g.crashes, g.error, g.quarantined FROM gone AS g
          RETURNING ",
         job_columns!()
     ),
@@ -204,5 +225,5 @@ pub struct Seen {
 
 /// Looks at a live job.
 pub fn look(id: i64) -> Result<Option<Seen>> {
-    LOOK.row(&[Arg::Bigint(id)], |row| Ok(Seen { job: Job::read(row)?, own: row.is_own(13), error: row.get(14) }))
+    LOOK.row(&[Arg::Bigint(id)], |row| Ok(Seen { job: Job::read(row)?, own: row.is_own(15), error: row.get(16) }))
 }

@@ -11,12 +11,14 @@ use crate::pg::spi::{Arg, Statement, Type};
 use crate::store::key;
 use crate::store::row::Job;
 
-/// Waits for nobody: the row of this id was deleted by this very transaction.
+/// Waits for nobody: the row of this id was deleted by this very transaction. Quarantine ends with an attempt, unless
+/// crashes were counted.
 static PUT_BACK: Statement = Statement::new(
     "INSERT INTO pgq.job (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
-                          max_attempts, key, crashes, error)
+                          max_attempts, key, crashes, error, quarantined)
      SELECT ($1).id, ($1).queue, ($1).task, ($1).args, ($1).priority, $2, ($1).created_at, $3, $4, $5,
-            ($1).max_attempts, $6, ($1).crashes, COALESCE($7, ($1).error)",
+            ($1).max_attempts, $6, ($1).crashes, COALESCE($7, ($1).error),
+            ($1).quarantined AND (($1).crashes > 0 OR $4 = ($1).attempt)",
     &[Type::Job, Type::Time, Type::Text, Type::Int, Type::Int, Type::Text, Type::Jsonb],
 );
 

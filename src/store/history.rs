@@ -29,7 +29,8 @@ pub fn look(id: i64) -> Result<Option<Finished>> {
     })
 }
 
-/// Index: finished_job_pkey; locks the row it deletes. Attempts go on counting, failures begin anew.
+/// Index: finished_job_pkey; locks the row it deletes. Attempts go on counting, failures and
+/// crashes begin anew; what crashed runs alone.
 static RETRY: Statement = Statement::by_index(
     "WITH gone AS (
         DELETE FROM pgq.finished_job AS f WHERE f.ctid = ANY (ARRAY(
@@ -37,9 +38,9 @@ static RETRY: Statement = Statement::by_index(
              WHERE c.id = $1 AND (c.outcome = 'dead' OR c.outcome = 'cancelled') FOR UPDATE SKIP LOCKED))
         RETURNING f.*)
      INSERT INTO pgq.job (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
-                          max_attempts, key, crashes, error)
+                          max_attempts, key, crashes, error, quarantined)
      SELECT g.id, g.queue, g.task, g.args, g.priority, $2, g.created_at, $3, g.attempt, 0,
-            g.max_attempts, NULL, 0, g.error FROM gone AS g
+            g.max_attempts, NULL, 0, g.error, g.crashes > 0 FROM gone AS g
      RETURNING queue",
     &[Type::Bigint, Type::Time, Type::Text],
 );
@@ -58,9 +59,9 @@ static REDRIVE: Statement = Statement::by_index(
              ORDER BY c.finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))
         RETURNING f.*)
      INSERT INTO pgq.job (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
-                          max_attempts, key, crashes, error)
+                          max_attempts, key, crashes, error, quarantined)
      SELECT g.id, g.queue, g.task, g.args, g.priority, $3, g.created_at, 'ready', g.attempt, 0,
-            g.max_attempts, NULL, 0, g.error FROM gone AS g",
+            g.max_attempts, NULL, 0, g.error, g.crashes > 0 FROM gone AS g",
     &[Type::Text, Type::Bigint, Type::Time],
 );
 

@@ -13,6 +13,7 @@ pub mod history;
 pub mod insert;
 pub mod key;
 pub mod promote;
+pub mod quarantine;
 pub mod registry;
 pub mod row;
 

@@ -10,6 +10,8 @@ use crate::pg::spi::Row;
 
 /// Column numbers of pgq.job that we change in a row value.
 pub const ATTEMPT_COLUMN: usize = 9;
+const CRASHES_COLUMN: usize = 13;
+const QUARANTINED_COLUMN: usize = 15;
 
 /// A live job that was taken: enough to run it and to write its next state.
 #[derive(Debug, Clone)]
@@ -38,12 +40,17 @@ pub struct Job {
     pub key: Option<String>,
     /// When it was due, or its lease ends.
     pub execute_at: Micros,
+    /// Crashes counted.
+    pub crashes: i32,
+    /// Does it run alone, because a process died while it ran?
+    pub is_quarantined: bool,
 }
 
 /// The columns that `Job::read` expects from a statement, in order.
 macro_rules! job_columns {
     () => {
-        "j.id, j.queue, j.task, j.attempt, j.failures, j.max_attempts, j.priority, j.state, j.args, j, j.key, j.execute_at"
+        "j.id, j.queue, j.task, j.attempt, j.failures, j.max_attempts, j.priority, j.state, j.args, j, j.key, j.execute_at,
+         j.crashes, j.quarantined"
     };
 }
 pub(crate) use job_columns;
@@ -65,7 +72,17 @@ impl Job {
             row: Rc::new(row.must(10)?),
             key: row.get(11),
             execute_at: Micros(row.must(12)?),
+            crashes: row.must(13)?,
+            is_quarantined: row.must(14)?,
         })
+    }
+
+    /// The same job with one more crash, in quarantine for good.
+    pub fn crashed(self) -> Self {
+        let crashes = self.crashes.saturating_add(1);
+        // A boolean by value is 1 or 0 (DatumGetBool).
+        let row = Rc::new(self.row.with_int(CRASHES_COLUMN, crashes).with_int(QUARANTINED_COLUMN, 1));
+        Job { crashes, is_quarantined: true, row, ..self }
     }
 
     /// The number of the attempt that is being made now.

@@ -17,7 +17,7 @@ use crate::observe;
 use crate::outcome::{self, Failure};
 use crate::pg::function::{Callable, Input, Shape};
 use crate::pg::xact::Caught;
-use crate::pg::{at_commit, clock, extension, log, timeout, xact};
+use crate::pg::{at_commit, clock, extension, hooks, log, timeout, xact};
 use crate::settings;
 use crate::store::claim;
 use crate::store::finish::{self, End};
@@ -64,6 +64,8 @@ impl Worker {
             progress: RefCell::default(),
         };
         let result = xact::run(|| self.transaction(&batch, suspect.map(|s| s.1)));
+        hooks::at("transaction ended");
+        self.journal_clear();
         self.scratch.empty();
         let progress = batch.progress.take();
         match result {
@@ -101,7 +103,10 @@ impl Worker {
             let limit = self.job_limit(batch.handler).map_or(limit, |own| own.min(limit));
             timeout::arm(limit.as_millis());
         }
+        hooks::at("claimed");
+        self.journal_begin(&jobs);
         let begun = self.run_some(batch, &mut callable, &jobs)?;
+        hooks::at("before commit");
         let mut progress = batch.progress.borrow_mut();
         progress.claimed = begun;
         progress.current = None;
@@ -127,6 +132,13 @@ impl Worker {
     fn claim(&self, batch: &Batch<'_>, suspect: Option<i64>) -> Result<Vec<Job>, Caught> {
         let handler = batch.handler;
         let Some(id) = suspect else {
+            if self.entry.quarantine.load(SeqCst) != 0 {
+                let except = self.spoken_for();
+                let alone = claim::take_quarantined(&handler.queue, handler.task.as_deref(), &except)?;
+                if let Some(job) = alone {
+                    return Ok(vec![job]);
+                }
+            }
             return Ok(claim::take(&handler.queue, handler.task.as_deref(), batch.plan.jobs, &self.spoken_for())?);
         };
         let job = claim::take_ready(id, &handler.queue, handler.task.as_deref())?;
@@ -143,6 +155,8 @@ impl Worker {
         batch.progress.borrow_mut().current = Some((job.id, began));
         self.forget_cancel(job.id);
         self.show(batch.handler, job, began);
+        self.journal_job(job);
+        hooks::at("before handler");
         if !company {
             self.slot.recording.store(job.id, SeqCst);
             if let Some(limit) = self.job_limit(batch.handler) {
@@ -153,6 +167,7 @@ impl Worker {
         let input = Input { id: job.id, args: &job.args, job: row.as_ref() };
         let mut call = || {
             let result = self.scratch.within(|| callable.call(&input, batch.keep));
+            hooks::at("after handler");
             self.accept(job)?;
             Ok(result)
         };

@@ -12,6 +12,8 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::SeqCst;
 
+use super::{journal, quarantine};
+use crate::engine::journal::{Owner, Slot};
 use crate::engine::pace::Pace;
 use crate::engine::plan;
 use crate::engine::time::{Micros, Span};
@@ -31,6 +33,7 @@ const ERROR_PAUSE: Span = Span::from_millis(200);
 
 thread_local! {
     static MINE: Cell<Option<&'static Executor>> = const { Cell::new(None) };
+    static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// What came of one try to run jobs of a handler.
@@ -47,6 +50,8 @@ pub(super) enum Ran {
 pub(super) struct Worker {
     pub(super) shared: &'static Shared,
     pub(super) slot: &'static Executor,
+    /// Where we write what runs, so that it is known after a crash.
+    pub(super) journal: Option<Slot<'static>>,
     pub(super) entry: &'static Database,
     pub(super) number: usize,
     pub(super) database: u32,
@@ -71,16 +76,19 @@ pub fn run(argument: i32) {
         bgworker::exit(0);
     }
     MINE.set(Some(slot));
+    NUMBER.set(Some(number));
     bgworker::at_exit(leave);
     timeout::register();
     let (database, role) = (slot.database.load(SeqCst), slot.role.load(SeqCst));
     let Some(entry) = shared.find_database(database) else { bgworker::exit(0) };
     bgworker::connect(database, role);
     slot.arrived.store(generation, SeqCst);
+    bgworker::before_abort(note_death);
     activity::name("pgq executor");
     let mut worker = Worker {
         shared,
         slot,
+        journal: None,
         entry,
         number,
         database,
@@ -95,14 +103,27 @@ pub fn run(argument: i32) {
     bgworker::exit(0);
 }
 
+/// Ended while jobs ran, and nobody told it to: the scheduler must judge them before anybody takes them again. Noted before the abort, which makes them ready.
+fn note_death() {
+    let (Some(shared), Some(slot), Some(number)) = (shmem::shared(), MINE.get(), NUMBER.get()) else { return };
+    let Some(journal) = journal::slot(shared, number).filter(|journal| !journal.is_clear()) else { return };
+    if signals::told_to_end() || signals::postmaster_is_gone() {
+        journal.clear();
+    } else {
+        slot.state.store(slot_state::ENDED, SeqCst);
+    }
+}
+
 /// Gives the slot up. The transaction was aborted before (ShutdownPostgres runs first), so the jobs are there again.
 fn leave() {
     let (Some(shared), Some(slot)) = (shmem::shared(), MINE.get()) else { return };
     let database = slot.database.load(SeqCst);
     slot.place.vacate();
     shared.locked(|| {
-        slot.clear();
-        slot.state.store(slot_state::FREE, SeqCst);
+        if slot.state.load(SeqCst) != slot_state::ENDED {
+            slot.clear();
+            slot.state.store(slot_state::FREE, SeqCst);
+        }
     });
     for entry in &shared.databases {
         let oid = entry.oid.load(SeqCst);
@@ -123,6 +144,7 @@ impl Worker {
                 return;
             }
             self.slot.state.store(slot_state::IDLE, SeqCst);
+            self.journal = journal::slot(self.shared, self.number);
             match self.look() {
                 Ok(None) => return,
                 Ok(Some(handlers)) => match self.turns(&handlers) {
@@ -245,7 +267,29 @@ impl Worker {
             .filter(|(n, _)| *n != self.number)
             .map(|(_, e)| e.recording.load(SeqCst))
             .filter(|id| *id != 0)
+            .chain(quarantine::unjudged(self.shared, self.database))
             .collect()
+    }
+
+    /// Writes into the journal that jobs are about to run, before the first of them does.
+    pub(super) fn journal_begin(&self, jobs: &[Job]) {
+        let Some(journal) = self.journal else { return };
+        let owner = Owner { epoch: self.shared.started_at.load(SeqCst), pid: latch::my_pid(), database: self.database };
+        journal.begin(owner, jobs.len() == 1, jobs.iter().any(|job| job.is_quarantined));
+    }
+
+    /// This one runs next.
+    pub(super) fn journal_job(&self, job: &Job) {
+        if let Some(journal) = self.journal {
+            journal.job(job.id, job.current_attempt());
+        }
+    }
+
+    /// Their transaction is over.
+    pub(super) fn journal_clear(&self) {
+        if let Some(journal) = self.journal {
+            journal.clear();
+        }
     }
 
     /// Jobs are there again: whoever is idle may take them.

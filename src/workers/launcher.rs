@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::SeqCst;
 
+use super::{journal, quarantine};
 use crate::engine::time::{Micros, Span};
 use crate::pg::shmem::{Database, Shared};
 use crate::pg::{activity, bgworker, clock, database, guc, latch, log, shmem, signals, xact};
@@ -32,6 +33,8 @@ struct Launcher {
     visited: HashMap<u32, Micros>,
     listed: Option<Micros>,
     no_slot: bool,
+    /// What is wrong with the crash journal.
+    complaint: Option<String>,
 }
 
 /// The launcher's main.
@@ -43,7 +46,8 @@ pub fn run() {
         bgworker::exit(0);
     }
     bgworker::connect_nowhere();
-    let mut launcher = Launcher { shared, visited: HashMap::new(), listed: None, no_slot: false };
+    let mut launcher = Launcher { shared, visited: HashMap::new(), listed: None, no_slot: false, complaint: None };
+    launcher.prepare_journal();
     loop {
         latch::reset();
         shared.launcher.take_wake();
@@ -65,6 +69,7 @@ impl Launcher {
     fn look(&mut self) -> Span {
         let now = Micros(clock::now());
         if self.listed.is_none_or(|at| now.since(at) >= LIST_EVERY) {
+            self.prepare_journal();
             self.list(now);
         }
         let mut wait = LIST_EVERY;
@@ -91,6 +96,17 @@ impl Launcher {
             self.start(entry, oid, now);
         }
         wait
+    }
+
+    /// One line when there is none, and one when there is again.
+    fn prepare_journal(&mut self) {
+        let wrong = journal::prepare(self.shared).err();
+        match (&wrong, &self.complaint) {
+            (Some(what), None) => log::warning(&format!("crashes cannot be laid at a job's door: {what}")),
+            (None, Some(_)) => log::line("there is a crash journal again"),
+            _ => {}
+        }
+        self.complaint = wrong;
     }
 
     /// Is a scheduler needed now, and if not, when to ask again?
@@ -127,6 +143,8 @@ impl Launcher {
                         self.shared.database(*oid);
                     }
                 }
+                // What ran in a database that is gone is nobody's.
+                quarantine::release(self.shared, &quarantine::find(self.shared, |oid| !found.contains(&oid)));
                 self.visited.retain(|oid, at| found.contains(oid) && now.since(*at) < VISIT_EVERY);
                 for entry in &self.shared.databases {
                     let oid = entry.oid.load(SeqCst);

@@ -2,6 +2,8 @@
 
 pub mod batch;
 pub mod executor;
+mod journal;
 pub mod launcher;
 pub mod procedure;
+mod quarantine;
 pub mod scheduler;

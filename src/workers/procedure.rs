@@ -15,7 +15,7 @@ use crate::observe;
 use crate::outcome::{self, Failure};
 use crate::pg::function::{Input, Shape};
 use crate::pg::xact::Caught;
-use crate::pg::{at_commit, clock, extension, guc, latch, portal, timeout, xact};
+use crate::pg::{at_commit, clock, extension, guc, hooks, latch, portal, timeout, xact};
 use crate::settings;
 use crate::store::claim;
 use crate::store::finish::{self, End};
@@ -42,12 +42,16 @@ impl Worker {
                 return Ran::Nothing;
             }
         };
+        hooks::at("lease committed");
         let began = clock::now();
         self.show(handler, &job, began);
         let ended = self.call(handler, &job);
         self.scratch.empty();
         let took = Span(clock::now().saturating_sub(began));
+        hooks::at("procedure returned");
+        self.journal_clear();
         self.record_end(handler, &job, &ended, took);
+        hooks::at("procedure finished");
         self.clear_job();
         // What the procedure set for the session, its role included; no nest level could span its COMMITs.
         let reset = xact::run(|| {
@@ -74,10 +78,13 @@ impl Worker {
             if let Some(job) = &job {
                 self.forget_cancel(job.id);
                 self.slot.set_job(job.id, job.attempt, clock::now());
+                self.journal_begin(std::slice::from_ref(job));
+                self.journal_job(job);
             }
             Ok(job)
         });
         if !matches!(result, Ok(Some(_))) {
+            self.journal_clear();
             self.clear_job();
         }
         result

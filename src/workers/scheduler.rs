@@ -11,6 +11,8 @@
 use std::cell::Cell;
 use std::sync::atomic::Ordering::SeqCst;
 
+use super::journal;
+use super::quarantine::{self, Dead};
 use crate::engine::names;
 use crate::engine::plan::{self, Demand, Pool};
 use crate::engine::time::{Micros, Span};
@@ -18,10 +20,10 @@ use crate::outcome;
 use crate::pg::latch::Signal;
 use crate::pg::shmem::{slot_state, Database, Shared};
 use crate::pg::xact::Caught;
-use crate::pg::{activity, bgworker, clock, database, extension, guc, latch, log, shmem, signals, xact};
+use crate::pg::{activity, bgworker, clock, database, extension, guc, hooks, latch, log, shmem, signals, xact};
 use crate::settings;
 use crate::store::row::Handler;
-use crate::store::{counts, history, promote, registry};
+use crate::store::{self, counts, history, promote, registry};
 
 /// The most rows one statement promotes, ends or prunes.
 const PORTION: i64 = 1_000;
@@ -239,14 +241,17 @@ impl Scheduler {
         }
         let expected = self.extension;
         let mut dropping = false;
+        let (shared, oid) = (self.shared, self.oid);
+        let dead = quarantine::find(shared, |database| database == oid);
         let seen = xact::run(|| match extension::try_lock(expected) {
             None => {
                 dropping = true;
                 Ok(None)
             }
             Some(false) => Ok(None),
-            Some(true) => self.look_inside(now).map(Some),
+            Some(true) => self.look_inside(now, &dead).map(Some),
         })?;
+        hooks::at("looked");
         if seen.is_none() {
             self.terminate();
             if dropping {
@@ -261,11 +266,14 @@ impl Scheduler {
             self.extension = 0;
             return Ok(Some(Seen { handlers: Vec::new(), next_due: None, more: true }));
         }
+        quarantine::release(shared, &dead);
         Ok(seen)
     }
 
     /// The extension is not here. But whoever called since we looked put into one that is.
     fn forget(&self) {
+        let oid = self.oid;
+        quarantine::release(self.shared, &quarantine::find(self.shared, |database| database == oid));
         if self.shared.forget_database(self.oid) {
             if let Some(entry) = self.shared.database(self.oid) {
                 entry.scheduler.wake.store(1, SeqCst);
@@ -274,12 +282,14 @@ impl Scheduler {
         }
     }
 
-    fn look_inside(&mut self, now: Micros) -> Result<Seen, Caught> {
+    fn look_inside(&mut self, now: Micros, dead: &[Dead]) -> Result<Seen, Caught> {
+        let isolated = quarantine::settle(dead)?;
         let promoted = promote::promote(now, None, PORTION)?;
         let ended = promote::take_ended(now, None, PORTION)?;
         let portion = usize::try_from(PORTION).unwrap_or(usize::MAX);
         let more = promoted.len() >= portion || ended.len() >= portion;
         let mut queues: Vec<String> = promoted;
+        queues.extend(isolated);
         for job in &ended {
             outcome::lease_ended(job, registry::setting(&job.queue)?.retry)?;
             queues.push(job.queue.clone());
@@ -297,6 +307,7 @@ impl Scheduler {
             history::prune(before(settings::keep_done()), before(settings::keep_dead()), PORTION * 10)?;
         }
         self.park_the_absent()?;
+        self.entry.quarantine.store(store::quarantine::any()?.into(), SeqCst);
         Ok(Seen { handlers: registry::runnable(0, BOUND)?, next_due: promote::next_due()?, more })
     }
 
@@ -418,7 +429,11 @@ impl Scheduler {
     }
 
     fn start(&mut self, role: u32, workers: usize, now: Micros) {
-        let Some((number, generation)) = self.shared.reserve(self.oid, role, workers, now.0) else { return };
+        // A slot whose record nobody has read yet is not written over.
+        let journal = journal::attached(self.shared);
+        let usable = |n: usize| journal.is_none_or(|j| j.slot(n).is_clear());
+        let reserved = self.shared.reserve((self.oid, role), workers, now.0, usable);
+        let Some((number, generation)) = reserved else { return };
         let slot = i32::try_from(number).unwrap_or(0);
         let tag = i32::try_from(generation % (1 << 22)).unwrap_or(0);
         let started = bgworker::start(&bgworker::Worker {

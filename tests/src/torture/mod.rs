@@ -14,6 +14,7 @@ pub use run::Run;
 
 // The files.
 mod t02_terminate;
+mod t09_poison;
 
 /// One part of the plan.
 #[derive(Debug)]
@@ -44,6 +45,7 @@ impl Part {
 pub fn parts() -> Vec<&'static Part> {
     let families: &[&'static [Part]] = &[
         t02_terminate::PARTS, //
+        t09_poison::PARTS,
     ];
     let mut parts: Vec<&Part> = families.iter().flat_map(|family| family.iter()).collect();
     parts.sort_by_key(|part| part.id);
