@@ -17,6 +17,7 @@ pub mod log;
 pub mod memory;
 pub mod portal;
 pub mod report;
+pub mod session;
 pub mod shmem;
 pub mod signals;
 pub mod spi;

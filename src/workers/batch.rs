@@ -66,6 +66,9 @@ impl Worker {
         let result = xact::run(|| self.transaction(&batch, suspect.map(|s| s.1)));
         self.scratch.empty();
         let progress = batch.progress.take();
+        if progress.claimed > 0 {
+            self.hands.after(handler);
+        }
         match result {
             Ok(0) => {
                 self.clear_job();

@@ -12,8 +12,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::SeqCst;
 
+use crate::engine::deaths::Deaths;
 use crate::engine::time::{Micros, Span};
-use crate::pg::shmem::{Database, Shared};
+use crate::pg::shmem::{served, Database, Shared};
 use crate::pg::{activity, bgworker, clock, database, guc, latch, log, shmem, signals, xact};
 use crate::settings;
 
@@ -30,6 +31,8 @@ struct Launcher {
     shared: &'static Shared,
     /// When each database was entered last.
     visited: HashMap<u32, Micros>,
+    /// Schedulers that ended by themselves.
+    deaths: HashMap<u32, Deaths>,
     listed: Option<Micros>,
     no_slot: bool,
 }
@@ -43,7 +46,8 @@ pub fn run() {
         bgworker::exit(0);
     }
     bgworker::connect_nowhere();
-    let mut launcher = Launcher { shared, visited: HashMap::new(), listed: None, no_slot: false };
+    let mut launcher =
+        Launcher { shared, visited: HashMap::new(), deaths: HashMap::new(), listed: None, no_slot: false };
     loop {
         latch::reset();
         shared.launcher.take_wake();
@@ -94,7 +98,7 @@ impl Launcher {
     }
 
     /// Is a scheduler needed now, and if not, when to ask again?
-    fn needed(&self, entry: &Database, oid: u32, now: Micros) -> (bool, Span) {
+    fn needed(&mut self, entry: &Database, oid: u32, now: Micros) -> (bool, Span) {
         if entry.scheduler.is_taken() {
             entry.starting_since.store(0, SeqCst);
             return (false, LOOK_EVERY);
@@ -108,6 +112,19 @@ impl Launcher {
             return (false, closed.since(now));
         }
         let due = Micros(entry.due.load(SeqCst));
+        // It connected, is gone, and has not said when it will be back: it did not mean to leave.
+        let served = entry.served.swap(served::NOT, SeqCst);
+        if served != served::NOT
+            && due.0 == 0
+            && self.deaths.entry(oid).or_default().died(now, served == served::LOOKED)
+        {
+            log::warning(&format!(
+                "schedulers of database {oid} keep ending by themselves: starting them is held back"
+            ));
+        }
+        if let Some(deaths) = self.deaths.get(&oid).filter(|deaths| deaths.holds(now)) {
+            return (false, deaths.left(now));
+        }
         let every = if entry.has_extension.load(SeqCst) != 0 { LOOK_EVERY } else { VISIT_EVERY };
         let visit = self.visited.get(&oid).map_or(now, |at| at.after(every));
         let next = due.min(visit);
@@ -127,6 +144,7 @@ impl Launcher {
                         self.shared.database(*oid);
                     }
                 }
+                self.deaths.retain(|oid, _| found.contains(oid));
                 self.visited.retain(|oid, at| found.contains(oid) && now.since(*at) < VISIT_EVERY);
                 for entry in &self.shared.databases {
                     let oid = entry.oid.load(SeqCst);
@@ -141,6 +159,7 @@ impl Launcher {
 
     fn start(&mut self, entry: &Database, oid: u32, now: Micros) {
         entry.starting_since.store(now.0, SeqCst);
+        entry.served.store(served::NOT, SeqCst);
         // One that cannot connect is tried again then, not at once, whoever called; one that can looks anyway, and
         // says itself when it is due.
         let due = entry.due.swap(now.after(LOOK_EVERY).0, SeqCst);
