@@ -1,7 +1,7 @@
 //! Holding back processes that keep dying: the third death within ten seconds begins it. The next one is started a
 //! second later, then two, four, up to a minute, until there was quiet for ten seconds.
 //!
-//! Where a process did some work before it died, the wait stays at a second: then each start is worth something.
+//! One that did some work before it died was worth its start: then the wait is a tenth of a second.
 
 use super::time::{Micros, Span};
 
@@ -11,6 +11,8 @@ const SERIES: Span = Span::from_millis(10_000);
 const TOLERATED: usize = 2;
 /// The first wait.
 const FIRST: Span = Span::from_millis(1_000);
+/// The wait after one that had done some work.
+const AFTER_WORK: Span = Span::from_millis(100);
 /// The longest.
 const MOST: Span = Span::from_millis(60_000);
 
@@ -39,7 +41,11 @@ impl Deaths {
         if begins && self.recent.len() <= TOLERATED {
             return false;
         }
-        self.wait = if begins || worked { FIRST } else { self.wait.times(2).min(MOST) };
+        self.wait = match (worked, begins) {
+            (true, _) => AFTER_WORK,
+            (false, true) => FIRST,
+            (false, false) => self.wait.times(2).max(FIRST).min(MOST),
+        };
         self.until = now.after(self.wait);
         begins
     }
@@ -104,15 +110,15 @@ mod tests {
     }
 
     #[test]
-    fn who_worked_before_it_died_is_replaced_after_a_second() {
+    fn who_worked_before_it_died_is_replaced_soon() {
         let mut deaths = Deaths::default();
         let mut now = at(0);
         assert_eq!([0; 3].map(|_| deaths.died(now, true)), [false, false, true]);
-        for worked in [false, false, true, true] {
+        for (worked, ms) in [(true, 100), (false, 1_000), (false, 2_000), (true, 100), (true, 100), (false, 1_000)] {
             now = now.after(deaths.left(now));
             assert!(!deaths.died(now, worked));
+            assert_eq!(deaths.left(now), Span::from_millis(ms));
         }
-        assert_eq!(deaths.left(now), FIRST);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering::SeqCst;
 
 use crate::engine::deaths::Deaths;
-use crate::engine::time::Micros;
+use crate::engine::time::{Micros, Span};
 use crate::pg::shmem::{slot_state, Shared};
 use crate::pg::{log, user, xact};
 
@@ -44,6 +44,11 @@ impl Watch {
             }
             false
         });
+    }
+
+    /// How long until the next role may have another executor; `None` when no role is held back.
+    pub(super) fn wait(&self, now: Micros) -> Option<Span> {
+        self.roles.values().map(|deaths| deaths.left(now)).filter(|left| *left > Span::ZERO).min()
     }
 
     /// Is it too early to start another executor of this role?

@@ -165,6 +165,9 @@ impl Scheduler {
         if let Some(due) = seen.next_due {
             wait = wait.min(due.since(now));
         }
+        if let Some(held) = self.watch.wait(now) {
+            wait = wait.min(held);
+        }
         if seen.more {
             wait = Span::ZERO;
         }
