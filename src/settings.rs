@@ -26,6 +26,8 @@ static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(4);
 static POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static IDLE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+static MAX_WORKER_AGE: GucSetting<i32> = GucSetting::<i32>::new(3_600);
+static MAX_WORKER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(256);
 static BATCH_TIME: GucSetting<i32> = GucSetting::<i32>::new(10);
 static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(5);
 static MAX_CRASHES: GucSetting<i32> = GucSetting::<i32>::new(3);
@@ -57,6 +59,17 @@ pub fn poll_interval() -> Span {
 /// How long a worker without work stays.
 pub fn idle_timeout() -> Span {
     Span::from_millis(IDLE_TIMEOUT.get().into())
+}
+
+/// How old an executor gets; `None` is no limit.
+pub fn max_worker_age() -> Option<Span> {
+    let seconds = MAX_WORKER_AGE.get();
+    (seconds > 0).then(|| Span::from_millis(i64::from(seconds) * 1_000))
+}
+
+/// How many bytes an executor may have for itself; `None` is no limit.
+pub fn max_worker_memory() -> Option<u64> {
+    u64::try_from(MAX_WORKER_MEMORY.get()).ok().filter(|most| *most > 0).map(|most| most * 1_024 * 1_024)
 }
 
 /// How long jobs share one transaction.
@@ -118,6 +131,7 @@ pub fn log_jobs() -> LogJobs {
 /// Registers all of them, and reserves the prefix so that a typing error is told.
 pub fn define() {
     define_workers();
+    define_recycling();
     define_retries();
     define_keeping();
     define_rights();
@@ -173,6 +187,29 @@ fn define_workers() {
         1_000,
         GucContext::Sighup,
         ms,
+    );
+}
+
+fn define_recycling() {
+    GucRegistry::define_int_guc(
+        c"pgq.max_worker_age",
+        c"Sets how old an executor gets.",
+        c"It leaves after the job it runs, and another takes its place. 0 is no limit.",
+        &MAX_WORKER_AGE,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"pgq.max_worker_memory",
+        c"Sets how much memory an executor may have for itself.",
+        c"With more it leaves after the job it runs, and another takes its place. Shared buffers do not count. 0 is no limit.",
+        &MAX_WORKER_MEMORY,
+        0,
+        1_024 * 1_024,
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
     );
 }
 

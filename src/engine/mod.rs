@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backoff;
+pub mod deaths;
 pub mod journal;
 pub mod names;
 pub mod options;

@@ -11,6 +11,8 @@ pub struct Demand {
     pub running: usize,
     /// The most executors it may have.
     pub limit: usize,
+    /// Is it too early to start one of this role?
+    pub held: bool,
 }
 
 /// The executors of one role in this database.
@@ -68,13 +70,17 @@ pub fn orders(demands: &[Demand], pools: &[Pool], room: usize) -> Vec<Order> {
         let (idle, all) = pool(order.role);
         order.wake = idle.min(*want);
         *want -= order.wake;
+        let held = demands.iter().any(|d| d.role == order.role && d.held);
+        if held {
+            *want = 0;
+        }
         if *want > 0 && all == 0 && left > 0 {
             left -= 1;
             order.start = 1;
             *want -= 1;
         }
         let neglected = demands.iter().any(|d| d.role == order.role && d.ready > 0 && d.running == 0);
-        order.starving = neglected && idle == 0 && order.start == 0 && left == 0;
+        order.starving = neglected && !held && idle == 0 && order.start == 0 && left == 0;
     }
     while left > 0 && wanted.iter().any(|w| *w > 0) {
         for (order, want) in orders.iter_mut().zip(wanted.iter_mut()) {
@@ -94,7 +100,7 @@ mod tests {
     use super::*;
 
     fn demand(role: u32, ready: usize, running: usize, limit: usize) -> Demand {
-        Demand { role, ready, running, limit }
+        Demand { role, ready, running, limit, held: false }
     }
 
     #[test]
@@ -139,6 +145,16 @@ mod tests {
     #[test]
     fn a_handler_at_its_limit_wants_nothing() {
         assert_eq!(orders(&[demand(1, 100, 3, 3)], &[], 4), []);
+    }
+
+    #[test]
+    fn a_role_that_is_held_back_gets_no_new_ones_and_takes_nobodys_room() {
+        let held = Demand { held: true, ..demand(1, 100, 0, 3) };
+        let pools = [Pool { role: 1, idle: 1, all: 1 }];
+        let got = orders(&[held, demand(2, 100, 0, 3)], &pools, 2);
+        let wakes = Order { role: 1, wake: 1, start: 0, starving: false };
+        assert_eq!(got, [wakes, Order { role: 2, wake: 0, start: 2, starving: false }]);
+        assert_eq!(orders(&[held], &[], 0), [], "and is not starving");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! What pg_stat_activity says about this worker.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
+
+use super::session;
 
 /// Shows `what` as the running statement.
 pub fn running(what: &str) {
@@ -21,10 +23,7 @@ pub fn idle() {
     unsafe { pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null()) }
 }
 
-/// Sets application_name.
-pub fn name(name: &str) {
-    if let Ok(text) = CString::new(name) {
-        // SAFETY: copied.
-        unsafe { pg_sys::pgstat_report_appname(text.as_ptr()) }
-    }
+/// Sets application_name, so that it comes back after a handler set another.
+pub fn name(name: &CStr) {
+    session::pin(c"application_name", name);
 }

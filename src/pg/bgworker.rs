@@ -4,6 +4,8 @@ use std::ffi::c_char;
 
 use pgrx::pg_sys;
 
+use super::session;
+
 /// What a worker's main is called with.
 pub type Argument = pg_sys::Datum;
 
@@ -98,13 +100,14 @@ pub fn connect_nowhere() {
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) }
 }
 
-/// Connects this worker to `database` as `role` (0: the bootstrap superuser). Ends the process with FATAL when
-/// the database is gone or the role may not log in.
+/// Connects this worker to `database` as `role` (0: the bootstrap superuser), and acts as that role, whatever
+/// ALTER ROLE … SET role says. Ends the process with FATAL when the database is gone or the role may not log in.
 pub fn connect(database: u32, role: u32) {
     // SAFETY: as above.
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(pg_sys::Oid::from(database), pg_sys::Oid::from(role), 0);
     }
+    session::be_oneself();
 }
 
 thread_local! {

@@ -41,3 +41,15 @@ impl Scratch {
         unsafe { pg_sys::MemoryContextReset(self.0) }
     }
 }
+
+/// Bytes that this process has for itself: what its memory contexts hold, or what the kernel has given it apart from
+/// files and shared memory, whichever is more. The latter is known on Linux only; shared buffers are in neither.
+pub fn of_this_process() -> u64 {
+    // SAFETY: walks over the contexts of this process.
+    let contexts = unsafe { pg_sys::MemoryContextMemAllocated(pg_sys::TopMemoryContext, true) };
+    let contexts = u64::try_from(contexts).unwrap_or(u64::MAX);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|text| text.parse::<u64>().ok());
+    contexts.max(kilobytes.unwrap_or(0).saturating_mul(1_024))
+}

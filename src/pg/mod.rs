@@ -19,6 +19,7 @@ pub mod mapped;
 pub mod memory;
 pub mod portal;
 pub mod report;
+pub mod session;
 pub mod shmem;
 pub mod signals;
 pub mod spi;

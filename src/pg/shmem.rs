@@ -85,6 +85,8 @@ pub struct Database {
     pub has_extension: AtomicU32,
     /// Its scheduler.
     pub scheduler: Place,
+    /// One of `served`: how far the scheduler that was started last came.
+    pub served: AtomicU32,
     /// When the launcher asked for a scheduler; zero when none is on its way.
     pub starting_since: AtomicI64,
     /// The next moment at which a scheduler must be there; i64::MAX for none, zero before the first look.
@@ -132,6 +134,16 @@ impl Database {
 /// Somebody is leaving for the role that starved.
 pub const ANSWERED: u32 = u32::MAX;
 
+/// How far a scheduler came, until the launcher has seen that it is gone.
+pub mod served {
+    /// Not there yet.
+    pub const NOT: u32 = 0;
+    /// Connected.
+    pub const CONNECTED: u32 = 1;
+    /// Looked at its queues.
+    pub const LOOKED: u32 = 2;
+}
+
 /// The states of an executor's slot.
 pub mod slot_state {
     /// Nobody.
@@ -177,6 +189,10 @@ pub struct Executor {
     pub started: AtomicI64,
     /// The generation whose executor connected.
     pub arrived: AtomicU32,
+    /// The last generation whose executor ran jobs.
+    pub worked: AtomicU32,
+    /// The last generation whose executor left in order: by itself, or because it was told to.
+    pub left: AtomicU32,
 }
 
 /// Done and failed jobs of one queue since the server's start.
@@ -314,6 +330,7 @@ impl Shared {
             entry.prepared.store(0, SeqCst);
             entry.starving.store(0, SeqCst);
             entry.starting_since.store(0, SeqCst);
+            entry.served.store(served::NOT, SeqCst);
             entry.take_touched();
             entry.quarantine.store(0, SeqCst);
             entry.oid.store(0, SeqCst);

@@ -95,20 +95,37 @@ pub fn run<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
         })
     });
     if result.is_err() {
-        timeout::disarm();
-        context::reset();
-        // SAFETY: what PostgresMain does after an error (postgres.c): a cancel that is still pending was meant
-        // for what just failed; held portals and jit are reset; then the transaction is aborted.
-        unsafe {
-            pg_sys::QueryCancelPending = 0;
-            pg_sys::AbortCurrentTransaction();
-            pg_sys::PortalErrorCleanup();
-            pg_sys::jit_reset_after_error();
-        }
+        clean_up();
     }
     // SAFETY: reports at most once a second by itself; without it autovacuum never sees our tables.
     unsafe { pg_sys::pgstat_report_stat(false) };
     result
+}
+
+/// Runs `work` outside any transaction, and catches what it raises.
+pub fn between(work: impl FnOnce()) -> Result<(), Caught> {
+    let result = catching(|| {
+        work();
+        Ok(())
+    });
+    if result.is_err() {
+        clean_up();
+    }
+    result
+}
+
+/// After an error that was caught.
+fn clean_up() {
+    timeout::disarm();
+    context::reset();
+    // SAFETY: what PostgresMain does after an error (postgres.c): a cancel that is still pending was meant
+    // for what just failed; held portals and jit are reset; then the transaction, if there is one, is aborted.
+    unsafe {
+        pg_sys::QueryCancelPending = 0;
+        pg_sys::AbortCurrentTransaction();
+        pg_sys::PortalErrorCleanup();
+        pg_sys::jit_reset_after_error();
+    }
 }
 
 /// Runs `work` under a savepoint: what it did is gone when it fails.

@@ -68,6 +68,9 @@ impl Worker {
         self.journal_clear();
         self.scratch.empty();
         let progress = batch.progress.take();
+        if progress.claimed > 0 {
+            self.hands.after(handler);
+        }
         match result {
             Ok(0) => {
                 self.clear_job();

@@ -2,7 +2,7 @@
 //! ROLLBACK in a procedure, deferred triggers) can climb higher than that role.
 //!
 //! Lifetime: started by the scheduler for (database, role); leaves after `pgq.idle_timeout` without work, when
-//! asked to, or when the extension is gone. Whatever ends it, its open transaction rolls back: the jobs it
+//! asked to, when it is worn (`wear`), or when the extension is gone. Whatever ends it, its open transaction rolls back: the jobs it
 //! had are there again at once, with nothing counted.
 //!
 //! The loop: look which handlers of the role have work; give each a turn of one `batch_time`
@@ -12,6 +12,8 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::SeqCst;
 
+use super::hands::Hands;
+use super::wear::Wear;
 use super::{journal, quarantine};
 use crate::engine::journal::{Owner, Slot};
 use crate::engine::pace::Pace;
@@ -21,7 +23,7 @@ use crate::pg::function::{Callable, Shape};
 use crate::pg::memory::Scratch;
 use crate::pg::shmem::{slot_state, Database, Executor, Shared};
 use crate::pg::xact::Caught;
-use crate::pg::{activity, bgworker, clock, extension, guc, latch, log, shmem, signals, timeout, xact};
+use crate::pg::{activity, bgworker, clock, extension, guc, latch, log, session, shmem, signals, timeout, xact};
 use crate::settings;
 use crate::store::registry;
 use crate::store::row::{current, Handler, Job};
@@ -58,6 +60,8 @@ pub(super) struct Worker {
     role: u32,
     pub(super) extension: u32,
     pub(super) scratch: Scratch,
+    pub(super) hands: Hands,
+    wear: Wear,
     paces: HashMap<i32, (Micros, Pace)>,
     /// A job that brought its company down: runs alone next. (handler, job, was it excused: a deadlock, a limit?)
     pub(super) suspect: Option<(i32, i64, bool)>,
@@ -84,7 +88,7 @@ pub fn run(argument: i32) {
     bgworker::connect(database, role);
     slot.arrived.store(generation, SeqCst);
     bgworker::before_abort(note_death);
-    activity::name("pgq executor");
+    activity::name(c"pgq executor");
     let mut worker = Worker {
         shared,
         slot,
@@ -95,11 +99,16 @@ pub fn run(argument: i32) {
         role,
         extension: 0,
         scratch: Scratch::new(c"pgq job"),
+        hands: Hands::new(role),
+        wear: Wear::new(),
         paces: HashMap::new(),
         suspect: None,
         turn: 0,
     };
     worker.work();
+    if !worker.hands.are_lost() {
+        slot.left.store(generation, SeqCst);
+    }
     bgworker::exit(0);
 }
 
@@ -118,6 +127,9 @@ fn note_death() {
 fn leave() {
     let (Some(shared), Some(slot)) = (shmem::shared(), MINE.get()) else { return };
     let database = slot.database.load(SeqCst);
+    if slot.leave.load(SeqCst) != 0 {
+        slot.left.store(slot.generation.load(SeqCst), SeqCst);
+    }
     slot.place.vacate();
     shared.locked(|| {
         if slot.state.load(SeqCst) != slot_state::ENDED {
@@ -140,7 +152,7 @@ impl Worker {
             latch::reset();
             self.slot.place.take_wake();
             guc::reload_if_asked();
-            if !settings::enabled() || self.slot.leave.load(SeqCst) != 0 {
+            if !settings::enabled() || self.leaves() || self.wear.is_worn() {
                 return;
             }
             self.slot.state.store(slot_state::IDLE, SeqCst);
@@ -170,11 +182,19 @@ impl Worker {
         }
     }
 
-    /// The handlers of our role that have work. `None`: the extension is gone.
+    /// Is it to leave after the present transaction?
+    fn leaves(&self) -> bool {
+        self.slot.leave.load(SeqCst) != 0 || self.hands.are_lost()
+    }
+
+    /// The handlers of our role that have work. `None`: leave, the extension is gone, or a new session would start
+    /// with other settings.
     fn look(&mut self) -> Result<Option<Vec<Handler>>, Caught> {
-        let (role, known) = (self.role, self.extension);
+        let (database, role, known) = (self.database, self.role, self.extension);
         let busy = i64::try_from(shmem::EXECUTORS).unwrap_or(64) + 1;
+        let mut mark = None;
         let (extension, handlers) = xact::run(|| {
+            mark = Some(session::settings_mark(database, role));
             let oid = if known == 0 { extension::oid() } else { known };
             if oid == 0 || !extension::lock(oid) {
                 return Ok((oid, None));
@@ -182,7 +202,8 @@ impl Worker {
             Ok((oid, Some(registry::runnable(role, busy)?)))
         })?;
         self.extension = extension;
-        Ok(handlers)
+        let changed = mark.is_some_and(|mark| self.wear.changed(mark));
+        Ok(handlers.filter(|_| !changed))
     }
 
     /// Gives each handler one turn, beginning with another one each time.
@@ -195,15 +216,19 @@ impl Worker {
             if !self.shared.begin(self.number, handler.id, limit) {
                 continue;
             }
-            let ran = self.one_turn(handler);
+            self.hands.before(handler);
+            let ran = if self.leaves() { Ran::Nothing } else { self.one_turn(handler) };
             self.slot.state.store(slot_state::IDLE, SeqCst);
             self.slot.handler.store(0, SeqCst);
             match ran {
-                Ran::Jobs => worked = Ran::Jobs,
+                Ran::Jobs => {
+                    self.slot.worked.store(self.slot.generation.load(SeqCst), SeqCst);
+                    worked = Ran::Jobs;
+                }
                 Ran::Nothing => {}
                 Ran::Gone => return Ran::Gone,
             }
-            if self.slot.leave.load(SeqCst) != 0 {
+            if self.leaves() {
                 break;
             }
         }
@@ -222,7 +247,7 @@ impl Worker {
                 _ => return worked,
             }
             let over = Micros(clock::now()) >= until && self.suspect.is_none();
-            if over || self.slot.leave.load(SeqCst) != 0 {
+            if over || self.leaves() {
                 return worked;
             }
             xact::check_interrupts();

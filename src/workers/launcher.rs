@@ -13,8 +13,9 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::{journal, quarantine};
+use crate::engine::deaths::Deaths;
 use crate::engine::time::{Micros, Span};
-use crate::pg::shmem::{Database, Shared};
+use crate::pg::shmem::{served, Database, Shared};
 use crate::pg::{activity, bgworker, clock, database, guc, latch, log, shmem, signals, xact};
 use crate::settings;
 
@@ -31,6 +32,8 @@ struct Launcher {
     shared: &'static Shared,
     /// When each database was entered last.
     visited: HashMap<u32, Micros>,
+    /// Schedulers that ended by themselves.
+    deaths: HashMap<u32, Deaths>,
     listed: Option<Micros>,
     no_slot: bool,
     /// What is wrong with the crash journal.
@@ -46,7 +49,14 @@ pub fn run() {
         bgworker::exit(0);
     }
     bgworker::connect_nowhere();
-    let mut launcher = Launcher { shared, visited: HashMap::new(), listed: None, no_slot: false, complaint: None };
+    let mut launcher = Launcher {
+        shared,
+        visited: HashMap::new(),
+        deaths: HashMap::new(),
+        listed: None,
+        no_slot: false,
+        complaint: None,
+    };
     launcher.prepare_journal();
     loop {
         latch::reset();
@@ -110,7 +120,7 @@ impl Launcher {
     }
 
     /// Is a scheduler needed now, and if not, when to ask again?
-    fn needed(&self, entry: &Database, oid: u32, now: Micros) -> (bool, Span) {
+    fn needed(&mut self, entry: &Database, oid: u32, now: Micros) -> (bool, Span) {
         if entry.scheduler.is_taken() {
             entry.starting_since.store(0, SeqCst);
             return (false, LOOK_EVERY);
@@ -124,6 +134,19 @@ impl Launcher {
             return (false, closed.since(now));
         }
         let due = Micros(entry.due.load(SeqCst));
+        // It connected, is gone, and has not said when it will be back: it did not mean to leave.
+        let served = entry.served.swap(served::NOT, SeqCst);
+        if served != served::NOT
+            && due.0 == 0
+            && self.deaths.entry(oid).or_default().died(now, served == served::LOOKED)
+        {
+            log::warning(&format!(
+                "schedulers of database {oid} keep ending by themselves: starting them is held back"
+            ));
+        }
+        if let Some(deaths) = self.deaths.get(&oid).filter(|deaths| deaths.holds(now)) {
+            return (false, deaths.left(now));
+        }
         let every = if entry.has_extension.load(SeqCst) != 0 { LOOK_EVERY } else { VISIT_EVERY };
         let visit = self.visited.get(&oid).map_or(now, |at| at.after(every));
         let next = due.min(visit);
@@ -145,6 +168,7 @@ impl Launcher {
                 }
                 // What ran in a database that is gone is nobody's.
                 quarantine::release(self.shared, &quarantine::find(self.shared, |oid| !found.contains(&oid)));
+                self.deaths.retain(|oid, _| found.contains(oid));
                 self.visited.retain(|oid, at| found.contains(oid) && now.since(*at) < VISIT_EVERY);
                 for entry in &self.shared.databases {
                     let oid = entry.oid.load(SeqCst);
@@ -159,6 +183,7 @@ impl Launcher {
 
     fn start(&mut self, entry: &Database, oid: u32, now: Micros) {
         entry.starting_since.store(now.0, SeqCst);
+        entry.served.store(served::NOT, SeqCst);
         // One that cannot connect is tried again then, not at once, whoever called; one that can looks anyway, and
         // says itself when it is due.
         let due = entry.due.swap(now.after(LOOK_EVERY).0, SeqCst);

@@ -1,9 +1,12 @@
 //! The three kinds of processes; see README.md beside this file.
 
 pub mod batch;
+mod deaths;
 pub mod executor;
+mod hands;
 mod journal;
 pub mod launcher;
 pub mod procedure;
 mod quarantine;
 pub mod scheduler;
+mod wear;

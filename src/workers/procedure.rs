@@ -5,7 +5,6 @@
 //! process is gone the scheduler gives the job back, as the next attempt.
 
 use std::ffi::CString;
-use std::sync::atomic::Ordering::SeqCst;
 
 use super::executor::{Ran, Worker, GONE, PARK};
 use crate::engine::names;
@@ -15,7 +14,7 @@ use crate::observe;
 use crate::outcome::{self, Failure};
 use crate::pg::function::{Input, Shape};
 use crate::pg::xact::Caught;
-use crate::pg::{at_commit, clock, extension, guc, hooks, latch, portal, timeout, xact};
+use crate::pg::{at_commit, clock, extension, hooks, latch, portal, timeout, xact};
 use crate::settings;
 use crate::store::claim;
 use crate::store::finish::{self, End};
@@ -50,19 +49,11 @@ impl Worker {
         let took = Span(clock::now().saturating_sub(began));
         hooks::at("procedure returned");
         self.journal_clear();
+        // No nest level could span its COMMITs. Before the end is recorded: it may have made the session read-only.
+        self.hands.scrub();
         self.record_end(handler, &job, &ended, took);
         hooks::at("procedure finished");
         self.clear_job();
-        // What the procedure set for the session, its role included; no nest level could span its COMMITs.
-        let reset = xact::run(|| {
-            guc::reset_all();
-            Ok(())
-        });
-        if let Err(error) = reset {
-            self.pause_after(&error);
-            // Nobody else's job runs in this session.
-            self.slot.leave.store(1, SeqCst);
-        }
         self.call_others();
         Ran::Jobs
     }

@@ -11,6 +11,7 @@
 use std::cell::Cell;
 use std::sync::atomic::Ordering::SeqCst;
 
+use super::deaths::Watch;
 use super::journal;
 use super::quarantine::{self, Dead};
 use crate::engine::names;
@@ -18,7 +19,7 @@ use crate::engine::plan::{self, Demand, Pool};
 use crate::engine::time::{Micros, Span};
 use crate::outcome;
 use crate::pg::latch::Signal;
-use crate::pg::shmem::{slot_state, Database, Shared};
+use crate::pg::shmem::{served, slot_state, Database, Shared};
 use crate::pg::xact::Caught;
 use crate::pg::{activity, bgworker, clock, database, extension, guc, hooks, latch, log, shmem, signals, xact};
 use crate::settings;
@@ -53,6 +54,7 @@ struct Scheduler {
     had_prepared: bool,
     /// Executors asked for that have not arrived: (slot, generation, role).
     expected: Vec<(usize, u32, u32)>,
+    watch: Watch,
     no_slot: bool,
     complaint: Option<String>,
 }
@@ -78,7 +80,8 @@ pub fn run(argument: i32) {
     bgworker::connect(oid, 0);
     // Needed until we say otherwise: whatever ends us before we publish, the launcher replaces us at once.
     entry.due.store(0, SeqCst);
-    activity::name("pgq scheduler");
+    entry.served.store(served::CONNECTED, SeqCst);
+    activity::name(c"pgq scheduler");
     let mut scheduler = Scheduler {
         shared,
         entry,
@@ -89,6 +92,7 @@ pub fn run(argument: i32) {
         room_checked: None,
         had_prepared: false,
         expected: Vec::new(),
+        watch: Watch::default(),
         no_slot: false,
         complaint: None,
     };
@@ -126,6 +130,7 @@ impl Scheduler {
             }
             let seen = match self.look(now) {
                 Ok(Some(seen)) => {
+                    self.entry.served.store(served::LOOKED, SeqCst);
                     self.complaint = None;
                     seen
                 }
@@ -161,6 +166,9 @@ impl Scheduler {
         let mut wait = settings::poll_interval().min(ROOM_EVERY);
         if let Some(due) = seen.next_due {
             wait = wait.min(due.since(now));
+        }
+        if let Some(held) = self.watch.wait(now) {
+            wait = wait.min(held);
         }
         if seen.more {
             wait = Span::ZERO;
@@ -377,6 +385,7 @@ impl Scheduler {
     /// Wakes and starts executors for what was found.
     fn staff(&mut self, handlers: &[Handler], now: Micros) {
         let workers = settings::max_workers();
+        self.watch.look(self.shared, now);
         let demands: Vec<Demand> = handlers
             .iter()
             .map(|h| {
@@ -387,7 +396,8 @@ impl Scheduler {
                     .count();
                 // Until its commit a running job still looks ready.
                 let ready = usize::try_from(h.ready).unwrap_or(0).saturating_sub(running);
-                Demand { role: h.role, ready, running, limit: plan::handler_limit(h.concurrency, workers) }
+                let limit = plan::handler_limit(h.concurrency, workers);
+                Demand { role: h.role, ready, running, limit, held: self.watch.holds(h.role, now) }
             })
             .collect();
         let orders = plan::orders(&demands, &self.pools(), self.shared.room(workers));
@@ -446,6 +456,7 @@ impl Scheduler {
         });
         if started {
             self.expected.push((number, generation, role));
+            self.watch.started(number, generation, role);
         } else {
             self.shared.free(number, generation);
             if !self.no_slot {

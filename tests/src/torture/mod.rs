@@ -13,8 +13,11 @@ pub use rng::Rng;
 pub use run::Run;
 
 // The files.
+mod leftovers;
 mod t02_terminate;
 mod t09_poison;
+mod t47_growth;
+mod t59_hands;
 
 /// One part of the plan.
 #[derive(Debug)]
@@ -46,6 +49,8 @@ pub fn parts() -> Vec<&'static Part> {
     let families: &[&'static [Part]] = &[
         t02_terminate::PARTS, //
         t09_poison::PARTS,
+        t47_growth::PARTS,
+        t59_hands::PARTS,
     ];
     let mut parts: Vec<&Part> = families.iter().flat_map(|family| family.iter()).collect();
     parts.sort_by_key(|part| part.id);
