@@ -4,16 +4,19 @@
 //!
 //! A new part is a file here with its `PARTS`, one line under "the files" and one in [`parts`].
 
+pub mod faults;
 pub mod options;
 pub mod report;
 pub mod rng;
 pub mod run;
+pub mod stage;
 
 pub use rng::Rng;
 pub use run::Run;
 
 // The files.
-mod t02_terminate;
+mod t01_kill;
+mod t04_stop;
 
 /// One part of the plan.
 #[derive(Debug)]
@@ -42,9 +45,7 @@ impl Part {
 
 /// Every part there is.
 pub fn parts() -> Vec<&'static Part> {
-    let families: &[&'static [Part]] = &[
-        t02_terminate::PARTS, //
-    ];
+    let families: &[&'static [Part]] = &[t01_kill::PARTS, t04_stop::PARTS];
     let mut parts: Vec<&Part> = families.iter().flat_map(|family| family.iter()).collect();
     parts.sort_by_key(|part| part.id);
     parts
