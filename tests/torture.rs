@@ -72,7 +72,10 @@ fn run_one(options: &Options, part: &'static Part, commit: &str) -> bool {
     let count = options.count.unwrap_or(if options.is_long { part.full } else { part.quick });
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_micros()).unwrap_or(1);
     let seed = options.seed.unwrap_or(u64::try_from(now).unwrap_or(1));
-    let mut run = Run::new(part, count, seed, options.limit);
+    let mut run = Run::new(part, count, seed);
+    if options.is_long {
+        run = run.long(options.limit);
+    }
     eprintln!("{}: {} {}, seed {seed}", part.name(), count, part.unit);
     // A panic is the harness's way to say that a deadline passed or a statement failed.
     if catch_unwind(AssertUnwindSafe(|| (part.run)(&mut run))).is_err() {

@@ -1,6 +1,15 @@
 //! The ledger: a table without any unique index into which handlers insert the id of the job they
 //! ran. Compared with the ids that were put and the ids that are dead, it shows a job that was lost
 //! and a job that ran twice.
+//!
+//! What is here does for a test that puts its jobs itself. Long runs keep `books`: `producers` write
+//! down what they put, handlers what they did, and the `verdict` compares quantities and attempts
+//! too, while `state` looks at what the server is left with.
+
+pub mod books;
+pub mod producers;
+pub mod state;
+pub mod verdict;
 
 use postgres::Client;
 use std::collections::BTreeMap;

@@ -155,7 +155,18 @@ fn stat_of(pid: u32) -> io::Result<Vec<String>> {
     Ok(fields.split_whitespace().map(str::to_owned).collect())
 }
 
-fn parent_of(pid: u32) -> io::Result<u32> {
+/// The living processes whose working directory this is.
+pub fn working_in(directory: &Path) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == directory)).collect()
+}
+
+/// The parent of a process.
+///
+/// # Errors
+/// When it is gone.
+pub fn parent_of(pid: u32) -> io::Result<u32> {
     let fields = stat_of(pid)?;
     fields.get(1).and_then(|ppid| ppid.parse().ok()).ok_or_else(|| io::Error::other("no ppid"))
 }

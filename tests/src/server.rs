@@ -126,8 +126,16 @@ impl Server {
     ///
     /// # Panics
     /// When it does not run.
-    pub fn kill_postmaster(&self) {
+    pub fn kill_postmaster_only(&self) {
         self.end_with(libc::SIGKILL);
+    }
+
+    /// The same, and waits until they have.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill_postmaster(&self) {
+        self.kill_postmaster_only();
         let segment = self.data_directory().join("postmaster.pid");
         // The next start refuses while a child still has the shared memory.
         wait_for(PATIENCE, "the children of a killed postmaster to leave", || {
@@ -190,9 +198,15 @@ impl Server {
     /// # Errors
     /// When the server refuses.
     pub fn try_connect(&self, database: &str, role: &str) -> Result<Client, postgres::Error> {
+        self.config(database, role).connect(NoTls)
+    }
+
+    /// Where it is, for a thread that connects by itself.
+    pub fn config(&self, database: &str, role: &str) -> Config {
         let mut config = Config::new();
         config.host_path(&self.directory).port(PORT).dbname(database).user(role);
-        config.application_name("pgq-tests").connect_timeout(PATIENCE).connect(NoTls)
+        config.application_name("pgq-tests").connect_timeout(PATIENCE);
+        config
     }
 
     /// Creates a database with the extension in it and returns a session of the superuser there.
@@ -282,6 +296,11 @@ impl Server {
     pub fn signal(&self, pid: u32, signal: i32) {
         process::signal_below(self.pid(), pid, signal)
             .unwrap_or_else(|error| panic!("signal {signal} to {pid}: {error}"));
+    }
+
+    /// The same, unless the process is gone: whether it was there.
+    pub fn try_signal(&self, pid: u32, signal: i32) -> bool {
+        process::signal_below(self.pid(), pid, signal).is_ok()
     }
 
     /// SIGKILL to a process of this server.

@@ -4,17 +4,20 @@
 //!
 //! A new part is a file here with its `PARTS`, one line under "the files" and one in [`parts`].
 
+pub mod faults;
 pub mod options;
 pub mod report;
 pub mod rng;
 pub mod run;
+pub mod stage;
 
 pub use rng::Rng;
 pub use run::Run;
 
 // The files.
 mod leftovers;
-mod t02_terminate;
+mod t01_kill;
+mod t04_stop;
 mod t09_poison;
 mod t47_growth;
 mod t59_hands;
@@ -47,7 +50,8 @@ impl Part {
 /// Every part there is.
 pub fn parts() -> Vec<&'static Part> {
     let families: &[&'static [Part]] = &[
-        t02_terminate::PARTS, //
+        t01_kill::PARTS, //
+        t04_stop::PARTS,
         t09_poison::PARTS,
         t47_growth::PARTS,
         t59_hands::PARTS,

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// How often a run says how far it is.
 const PROGRESS: Duration = Duration::from_secs(5);
 
+/// How long nothing may be done before the run has failed: longer than any wait of a round.
+const STALLED: Duration = Duration::from_secs(180);
+
 /// A run that goes on.
 #[derive(Debug)]
 pub struct Run {
@@ -23,18 +26,40 @@ pub struct Run {
     pub rng: Rng,
     done: u64,
     faults: BTreeMap<&'static str, u64>,
+    slowest: BTreeMap<&'static str, Duration>,
+    is_long: bool,
     differences: Vec<String>,
     began: Instant,
     limit: Option<Duration>,
     said: Instant,
+    last: Instant,
 }
 
 impl Run {
-    /// A run of so many, at most so long.
-    pub fn new(part: &'static Part, count: u64, seed: u64, limit: Option<Duration>) -> Run {
+    /// A quick run of so many.
+    pub fn new(part: &'static Part, count: u64, seed: u64) -> Run {
         let now = Instant::now();
-        let (faults, differences) = (BTreeMap::new(), Vec::new());
-        Run { part, count, seed, rng: Rng::new(seed), done: 0, faults, differences, began: now, limit, said: now }
+        let (faults, slowest) = (BTreeMap::new(), BTreeMap::new());
+        Run {
+            part,
+            count,
+            seed,
+            rng: Rng::new(seed),
+            done: 0,
+            faults,
+            slowest,
+            is_long: false,
+            differences: Vec::new(),
+            began: now,
+            limit: None,
+            said: now,
+            last: now,
+        }
+    }
+
+    /// A long one, at most so long.
+    pub fn long(self, limit: Option<Duration>) -> Run {
+        Run { is_long: true, limit, ..self }
     }
 
     /// Whether one more round is to be done: not when it is enough, the time is over or something
@@ -43,6 +68,9 @@ impl Run {
         if self.said.elapsed() >= PROGRESS {
             self.said = Instant::now();
             eprintln!("{}", self.progress());
+        }
+        if self.last.elapsed() >= STALLED {
+            self.differ(format!("nothing was done for {STALLED:?}"));
         }
         let in_time = self.limit.is_none_or(|limit| self.began.elapsed() < limit);
         self.done < self.count && in_time && self.differences.is_empty()
@@ -56,6 +84,7 @@ impl Run {
     /// Counts what is done.
     pub fn did(&mut self, n: u64) {
         self.done += n;
+        self.last = Instant::now();
     }
 
     /// Counts a fault of this kind: one that hit.
@@ -69,9 +98,30 @@ impl Run {
         self.differences.push(what.to_string());
     }
 
+    /// How long something may take that is promised to take so long: in the suite, on a machine that
+    /// does other things too, ten times that.
+    pub fn allow(&self, promise: Duration) -> Duration {
+        promise * if self.is_long { 1 } else { 10 }
+    }
+
+    /// Notes how long something took; the longest of its kind is reported.
+    pub fn took(&mut self, what: &'static str, long: Duration) {
+        let slowest = self.slowest.entry(what).or_default();
+        *slowest = long.max(*slowest);
+    }
+
+    /// Notes how long something took that is promised to take at most so long.
+    pub fn took_at_most(&mut self, what: &'static str, long: Duration, promise: Duration) {
+        self.took(what, long);
+        if long > self.allow(promise) {
+            self.differ(format!("{what}: {long:?}, promised {promise:?}"));
+        }
+    }
+
     /// A server to be described, preloaded and quiet about failing jobs: what most parts want.
     pub fn server(&self) -> Builder {
-        Server::builder().preload(true).conf("pgq.log_jobs", "none")
+        // Little memory: a restart has to set it up again.
+        Server::builder().preload(true).conf("pgq.log_jobs", "none").conf("shared_buffers", "32MB")
     }
 
     /// How many are done.
@@ -89,13 +139,15 @@ impl Run {
         self.began.elapsed()
     }
 
-    /// The faults and how often each hit, in a few words.
+    /// The faults and how often each hit, and the longest times, in a few words.
     pub fn faults(&self) -> String {
-        let faults: Vec<String> = self.faults.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
-        if faults.is_empty() {
+        let faults = self.faults.iter().map(|(kind, n)| format!("{n} {kind}"));
+        let slowest = self.slowest.iter().map(|(what, long)| format!("{what} at most {:.2} s", long.as_secs_f64()));
+        let all: Vec<String> = faults.chain(slowest).collect();
+        if all.is_empty() {
             "none".to_owned()
         } else {
-            faults.join(", ")
+            all.join(", ")
         }
     }
 
@@ -116,21 +168,32 @@ mod tests {
 
     #[test]
     fn a_run_ends_with_its_count_its_time_or_a_difference() {
-        let mut run = Run::new(&PART, 3, 1, None);
+        let mut run = Run::new(&PART, 3, 1);
         while run.goes_on() {
             run.did(2);
         }
         assert_eq!((run.done(), run.left()), (4, 0));
-        assert!(!Run::new(&PART, 3, 1, Some(Duration::ZERO)).goes_on());
-        let mut run = Run::new(&PART, 3, 1, None);
+        assert!(!Run::new(&PART, 3, 1).long(Some(Duration::ZERO)).goes_on());
+        let mut run = Run::new(&PART, 3, 1);
         run.differ("two of one");
         assert!(!run.goes_on());
         assert_eq!(run.differences(), ["two of one"]);
     }
 
     #[test]
+    fn a_promise_is_held_strictly_in_a_long_run_only() {
+        let promise = Duration::from_secs(3);
+        let mut quick = Run::new(&PART, 3, 1);
+        quick.took_at_most("stop", Duration::from_secs(4), promise);
+        assert!(quick.differences().is_empty() && quick.faults() == "stop at most 4.00 s");
+        let mut long = Run::new(&PART, 3, 1).long(None);
+        long.took_at_most("stop", Duration::from_secs(4), promise);
+        assert_eq!(long.differences(), ["stop: 4s, promised 3s"]);
+    }
+
+    #[test]
     fn faults_are_counted_by_kind() {
-        let mut run = Run::new(&PART, 3, 1, None);
+        let mut run = Run::new(&PART, 3, 1);
         assert_eq!(run.faults(), "none");
         for kind in ["stop", "kill", "stop"] {
             run.fault(kind);
