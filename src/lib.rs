@@ -23,7 +23,9 @@ pub extern "C-unwind" fn _PG_init() {
     settings::define();
     if pg::bgworker::is_preloading() {
         pg::shmem::request_at_start();
-        pg::bgworker::start_with_server(&pg::bgworker::LAUNCHER);
+        if !pg::bgworker::is_upgrading() {
+            pg::bgworker::start_with_server(&pg::bgworker::LAUNCHER);
+        }
     }
 }
 

@@ -57,7 +57,11 @@ pub fn failed(job: &Job, error: &Caught, how: &Failure) -> Result<Word> {
             finish::put_back(job, &Return { state, execute_at: due, attempt, failures, error: kept.as_ref() })?;
             at_commit::count(queue, 0, u64::from(counted));
             let next = format!("{failures} of {} failures, next try in {} ms", retry.max_attempts, wait.as_millis());
-            log::job_failed(job.id, &job.queue, attempt, error, &next);
+            if counted {
+                log::job_failed(job.id, &job.queue, attempt, error, &next);
+            } else {
+                log::job_conflicted(job.id, &job.queue, attempt, error);
+            }
             Ok(state.word())
         }
         Verdict::Dead => {

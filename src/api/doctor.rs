@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 use crate::error::Result;
 use crate::pg::report::ErrorReport;
 use crate::pg::shmem::{self, slot_state};
-use crate::pg::{bgworker, database};
+use crate::pg::{bgworker, database, xact};
 use crate::settings;
 use crate::store::{counts, registry};
 
@@ -30,7 +30,19 @@ fn doctor() -> std::result::Result<
     >,
     ErrorReport,
 > {
-    let mut rows = vec![
+    let mut rows = Vec::new();
+    if xact::in_recovery() {
+        rows.push(row(
+            "primary",
+            false,
+            "this server is a standby: jobs run after its promotion",
+            "SELECT pg_promote();",
+        ));
+    } else if !database::is_open() {
+        let fix = "ALTER DATABASE ... IS_TEMPLATE false ALLOW_CONNECTIONS true;";
+        rows.push(row("database", false, "a template, or it takes no sessions: its jobs do not run", fix));
+    }
+    rows.extend([
         row(
             "enabled",
             settings::enabled(),
@@ -50,7 +62,7 @@ fn doctor() -> std::result::Result<
         slots()?,
         workers(),
         journal(),
-    ];
+    ]);
     rows.extend(parked()?);
     rows.extend(paused()?);
     Ok(TableIterator::new(rows.into_iter().map(|r| (r.check, r.ok, r.detail, r.fix))))

@@ -144,6 +144,12 @@ fn reason(id: i64, seen: &claim::Seen) -> Result<String> {
     if !settings::enabled() {
         return Ok("workers are switched off: pgq.enabled = off".into());
     }
+    if xact::in_recovery() {
+        return Ok("this server is a standby: jobs run after its promotion".into());
+    }
+    if !database::is_open() {
+        return Ok("this database is a template or takes no sessions: its jobs do not run".into());
+    }
     if !at_commit::ensure_workers() {
         return Ok("no worker can be started: raise max_worker_processes".into());
     }

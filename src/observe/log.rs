@@ -12,6 +12,13 @@ pub fn job_done(id: i64, queue: &str, attempt: i32, took: Span) {
     }
 }
 
+/// A job met a conflict and is retried uncounted: under SERIALIZABLE that is everyday life.
+pub fn job_conflicted(id: i64, queue: &str, attempt: i32, error: &Caught) {
+    if settings::log_jobs() == LogJobs::all {
+        log::line(&format!("job {id} of queue \"{queue}\" is retried (attempt {attempt}): {}", error.sqlstate));
+    }
+}
+
 /// A failure of a job was recorded; `next` says what becomes of it.
 pub fn job_failed(id: i64, queue: &str, attempt: i32, error: &Caught, next: &str) {
     if settings::log_jobs() != LogJobs::none {

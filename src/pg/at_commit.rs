@@ -63,7 +63,10 @@ pub fn ensure_launcher() -> bool {
     if now.saturating_sub(asked) < ASK_EVERY {
         return asked != 0;
     }
-    if xact::in_recovery() || shared.launcher_asked.compare_exchange(asked, now, SeqCst, SeqCst).is_err() {
+    if bgworker::is_upgrading()
+        || xact::in_recovery()
+        || shared.launcher_asked.compare_exchange(asked, now, SeqCst, SeqCst).is_err()
+    {
         return false;
     }
     bgworker::start(&bgworker::LAUNCHER)

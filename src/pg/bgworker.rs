@@ -75,6 +75,12 @@ pub fn start_with_server(worker: &Worker<'_>) {
     unsafe { pg_sys::RegisterBackgroundWorker(&mut raw) }
 }
 
+/// Was the server started by pg_upgrade (`postgres -b`)? Then nothing but pg_upgrade may change its data.
+pub fn is_upgrading() -> bool {
+    // SAFETY: a flag that the postmaster sets before it loads libraries (postmaster.c), and its children inherit.
+    unsafe { pg_sys::IsBinaryUpgrade }
+}
+
 /// Is this library being loaded by shared_preload_libraries now?
 pub fn is_preloading() -> bool {
     // SAFETY: a flag of miscinit.c.

@@ -35,6 +35,25 @@ pub fn is_free(database: u32) -> bool {
     }
 }
 
+/// Does this process's own database still take sessions, and is it no template, which others are made from? Only such
+/// a database is served. Inside a transaction.
+pub fn is_open() -> bool {
+    // SAFETY: a syscache look-up; the tuple is released after its fields are read.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(
+            i32::try_from(pg_sys::SysCacheIdentifier::DATABASEOID).unwrap_or(0),
+            pg_sys::Datum::from(pg_sys::MyDatabaseId),
+        );
+        if tuple.is_null() {
+            return false;
+        }
+        let row: *const pg_sys::FormData_pg_database = pg_sys::GETSTRUCT(tuple).cast();
+        let open = (*row).datallowconn && !(*row).datistemplate;
+        pg_sys::ReleaseSysCache(tuple);
+        open
+    }
+}
+
 /// The databases that can be connected to, templates left out. Inside a transaction, by a table scan, as
 /// autovacuum's launcher does it (autovacuum.c, get_database_list): without a database there is no SPI.
 pub fn connectable() -> Vec<u32> {

@@ -45,8 +45,10 @@ pub fn try_lock(expected: u32) -> Option<bool> {
 /// A transaction-level lock on (the job table, `hash`): two producers of one key take turns. A collision of
 /// hashes costs a wait, no more. False, only with `wait = false`, when somebody else has it.
 pub fn lock_key(table: u32, hash: u32, wait: bool) -> bool {
-    // SAFETY: as above; ExclusiveLock conflicts with itself and nobody else uses this tag.
+    // SAFETY: as above; ExclusiveLock conflicts with itself and nobody else uses this tag. A standby grants no such
+    // lock and would say so in its own words (LockAcquireExtended, lock.c), so the INSERT it is for is refused before.
     unsafe {
+        pg_sys::PreventCommandIfReadOnly(c"INSERT".as_ptr());
         let tag = super::database::object_tag(pg_sys::MyDatabaseId.to_u32(), table, hash);
         let got = pg_sys::LockAcquire(&tag, i32::try_from(pg_sys::ExclusiveLock).unwrap_or(7), false, !wait);
         got != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL

@@ -81,8 +81,26 @@ fn catching<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
 }
 
 /// One transaction of a worker: commits when `work` returns Ok, aborts when it returns Err or raises, or
-/// when the commit itself raises (deferred constraints, triggers).
+/// when the commit itself raises (deferred constraints, triggers). READ COMMITTED and READ WRITE whatever the role,
+/// the database or the server set as default, as autovacuum's workers pin theirs (AutoVacWorkerMain, autovacuum.c).
 pub fn run<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
+    drive(|| {
+        // SAFETY: the variables that StartTransaction just set from the defaults (xact.c); no snapshot was taken yet.
+        unsafe {
+            pg_sys::XactIsoLevel = i32::try_from(pg_sys::XACT_READ_COMMITTED).unwrap_or(1);
+            pg_sys::XactReadOnly = false;
+            pg_sys::XactDeferrable = false;
+        }
+        work()
+    })
+}
+
+/// The same with the session's own defaults: a transaction in which a handler runs.
+pub fn run_handler<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
+    drive(work)
+}
+
+fn drive<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
     let result = catching(|| {
         context::watch(|| {
             // SAFETY: called from a worker's loop, outside any transaction.
@@ -178,6 +196,12 @@ pub fn command<T>(work: impl FnOnce() -> T) -> T {
 pub fn default_isolation_is_strict() -> bool {
     // SAFETY: reads a setting's variable.
     unsafe { pg_sys::DefaultXactIsoLevel >= i32::try_from(pg_sys::XACT_REPEATABLE_READ).unwrap_or(2) }
+}
+
+/// Are this session's transactions read only unless it says otherwise?
+pub fn default_is_read_only() -> bool {
+    // SAFETY: reads a setting's variable.
+    unsafe { pg_sys::DefaultXactReadOnly }
 }
 
 /// Does this transaction see one moment throughout?

@@ -51,6 +51,22 @@ pub fn take_quarantined(queue: &str, task: Option<&str>, except: &[i64]) -> Resu
     TAKE_QUARANTINED.row(&[Arg::Text(queue), Arg::text(task), Arg::Bigints(except)], Job::read)
 }
 
+/// Index: job_ready_idx, as TAKE; locks nothing.
+static CANDIDATES: Statement = Statement::by_index(
+    "SELECT c.id FROM pgq.job AS c
+      WHERE c.queue = $1 AND c.state = 'ready' AND c.task IS NOT DISTINCT FROM $2 AND c.id <> ALL ($4)
+        AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
+      ORDER BY c.priority DESC, c.id LIMIT $3",
+    &[Type::Text, Type::Text, Type::Bigint, Type::Bigints],
+);
+
+/// The ids of the first `n` jobs that `take` would look at.
+pub fn candidates(queue: &str, task: Option<&str>, n: usize, except: &[i64]) -> Result<Vec<i64>> {
+    let n = i64::try_from(n).unwrap_or(i64::MAX);
+    let args = [Arg::Text(queue), Arg::text(task), Arg::Bigint(n), Arg::Bigints(except)];
+    CANDIDATES.rows(&args, |row| row.must(1))
+}
+
 /// As TAKE, for a client: any task, or those named.
 static CLAIM: Statement = Statement::by_index(
     concat!(

@@ -17,7 +17,7 @@ use crate::observe;
 use crate::outcome::{self, Failure};
 use crate::pg::function::{Callable, Input, Shape};
 use crate::pg::xact::Caught;
-use crate::pg::{at_commit, clock, extension, hooks, log, timeout, xact};
+use crate::pg::{at_commit, clock, extension, hooks, log, shmem, timeout, xact};
 use crate::settings;
 use crate::store::claim;
 use crate::store::finish::{self, End};
@@ -53,8 +53,19 @@ impl Worker {
         let suspect = self.suspect.filter(|s| s.0 == handler.id);
         let most = handler.batch.and_then(|b| usize::try_from(b).ok());
         let mut plan = self.pace(handler).plan(settings::batch_time(), most);
+        let mut wanted: Vec<i64> = suspect.map(|s| s.1).into_iter().collect();
         if suspect.is_some() || xact::default_isolation_is_strict() {
             plan.jobs = 1;
+            if wanted.is_empty() {
+                match self.candidates(handler) {
+                    Ok(ids) if ids.is_empty() => return Ran::Nothing,
+                    Ok(ids) => wanted = ids,
+                    Err(error) => {
+                        self.pause_after(&error);
+                        return Ran::Nothing;
+                    }
+                }
+            }
         }
         let batch = Batch {
             handler,
@@ -63,7 +74,7 @@ impl Worker {
             keep: handler.keep_done.unwrap_or_else(settings::keep_done) > Span::ZERO,
             progress: RefCell::default(),
         };
-        let result = xact::run(|| self.transaction(&batch, suspect.map(|s| s.1)));
+        let result = xact::run_handler(|| self.transaction(&batch, &wanted, suspect.is_some()));
         hooks::at("transaction ended");
         self.journal_clear();
         self.scratch.empty();
@@ -78,6 +89,10 @@ impl Worker {
                     self.suspect = None;
                     return Ran::Jobs;
                 }
+                if !wanted.is_empty() {
+                    // Others took all that we looked at; there may be more by now.
+                    self.call_others();
+                }
                 Ran::Nothing
             }
             Ok(_) => {
@@ -89,14 +104,14 @@ impl Worker {
     }
 
     /// Inside the transaction: claims and runs; the number of jobs claimed.
-    fn transaction(&self, batch: &Batch<'_>, suspect: Option<i64>) -> Result<usize, Caught> {
+    fn transaction(&self, batch: &Batch<'_>, wanted: &[i64], suspect: bool) -> Result<usize, Caught> {
         timeout::forget();
         if !extension::lock(self.extension) {
             return Err(Caught::new(GONE, "the extension is gone"));
         }
         let mut callable = Self::resolve(batch.handler)?;
-        let jobs = self.claim(batch, suspect)?;
-        if let ([job], true) = (jobs.as_slice(), suspect.is_some_and(|id| self.is_cancelled(id))) {
+        let jobs = self.claim(batch, wanted)?;
+        if let ([job], true) = (jobs.as_slice(), suspect && wanted.iter().any(|id| self.is_cancelled(*id))) {
             Self::cancel(job)?;
             return Ok(0);
         }
@@ -132,20 +147,37 @@ impl Worker {
         Ok(jobs.len())
     }
 
-    fn claim(&self, batch: &Batch<'_>, suspect: Option<i64>) -> Result<Vec<Job>, Caught> {
-        let handler = batch.handler;
-        let Some(id) = suspect else {
+    fn claim(&self, batch: &Batch<'_>, wanted: &[i64]) -> Result<Vec<Job>, Caught> {
+        let (queue, task) = (&batch.handler.queue, batch.handler.task.as_deref());
+        if wanted.is_empty() {
             if self.entry.quarantine.load(SeqCst) != 0 {
-                let except = self.spoken_for();
-                let alone = claim::take_quarantined(&handler.queue, handler.task.as_deref(), &except)?;
-                if let Some(job) = alone {
+                if let Some(job) = claim::take_quarantined(queue, task, &self.spoken_for())? {
                     return Ok(vec![job]);
                 }
             }
-            return Ok(claim::take(&handler.queue, handler.task.as_deref(), batch.plan.jobs, &self.spoken_for())?);
-        };
-        let job = claim::take_ready(id, &handler.queue, handler.task.as_deref())?;
-        Ok(job.into_iter().collect())
+            return Ok(claim::take(queue, task, batch.plan.jobs, &self.spoken_for())?);
+        }
+        for id in wanted {
+            if let Some(job) = claim::take_ready(*id, queue, task)? {
+                return Ok(vec![job]);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// The best jobs of a handler, one of which is taken by its id in the next transaction: where that one is
+    /// SERIALIZABLE, a walk along the index would conflict with every other claim. Each executor begins at another one.
+    fn candidates(&self, handler: &Handler) -> Result<Vec<i64>, Caught> {
+        let (extension, except) = (self.extension, self.spoken_for());
+        let mut ids = xact::run(|| {
+            if !extension::lock(extension) {
+                return Ok(Vec::new());
+            }
+            Ok(claim::candidates(&handler.queue, handler.task.as_deref(), shmem::EXECUTORS + 1, &except)?)
+        })?;
+        let first = self.number % ids.len().max(1);
+        ids.rotate_left(first);
+        Ok(ids)
     }
 
     /// The longest one run of this handler may take.

@@ -8,7 +8,7 @@
 //! The loop: look which handlers of the role have work; give each a turn of one `batch_time`
 //! (`batch` for functions, `procedure` for procedures); sleep when none has.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -18,6 +18,7 @@ use super::{journal, quarantine};
 use crate::engine::journal::{Owner, Slot};
 use crate::engine::pace::Pace;
 use crate::engine::plan;
+use crate::engine::state::is_passing;
 use crate::engine::time::{Micros, Span};
 use crate::pg::function::{Callable, Shape};
 use crate::pg::memory::Scratch;
@@ -32,6 +33,10 @@ use crate::store::row::{current, Handler, Job};
 const MIN_STAY: Span = Span::from_millis(1_000);
 /// The wait after an error of our own, which is charged to no job.
 const ERROR_PAUSE: Span = Span::from_millis(200);
+/// The same after a conflict with somebody else's transaction.
+const CONFLICT_PAUSE: Span = Span::from_millis(5);
+/// The same complaint is not repeated sooner.
+const SAME_COMPLAINT: Span = Span::from_millis(60_000);
 
 thread_local! {
     static MINE: Cell<Option<&'static Executor>> = const { Cell::new(None) };
@@ -66,6 +71,8 @@ pub(super) struct Worker {
     /// A job that brought its company down: runs alone next. (handler, job, was it excused: a deadlock, a limit?)
     pub(super) suspect: Option<(i32, i64, bool)>,
     turn: usize,
+    /// What went wrong last that was no job's fault, and when it was said.
+    complaint: RefCell<(String, Micros)>,
 }
 
 /// The executor's main; `argument` is its slot and the slot's generation.
@@ -104,6 +111,7 @@ pub fn run(argument: i32) {
         paces: HashMap::new(),
         suspect: None,
         turn: 0,
+        complaint: RefCell::default(),
     };
     worker.work();
     if !worker.hands.are_lost() {
@@ -269,10 +277,21 @@ impl Worker {
         here >= MIN_STAY && self.shared.room(settings::max_workers()) == 0 && self.shared.databases.iter().any(answered)
     }
 
-    /// An error of our own, charged to no job: one line, a moment's rest.
+    /// An error of our own, charged to no job: one line for as long as it is the same, and a moment's rest.
     pub(super) fn pause_after(&self, error: &Caught) {
-        log::warning(&format!("an executor could not go on for a moment: {} {}", error.sqlstate, error.message));
         latch::reset();
+        if is_passing(&error.sqlstate) {
+            latch::rest(CONFLICT_PAUSE.as_millis());
+            return;
+        }
+        let what = format!("an executor could not go on for a moment: {} {}", error.sqlstate, error.message);
+        let now = Micros(clock::now());
+        let mut last = self.complaint.borrow_mut();
+        if last.0 != what || now.since(last.1) >= SAME_COMPLAINT {
+            log::warning(&what);
+            *last = (what, now);
+        }
+        drop(last);
         latch::rest(ERROR_PAUSE.as_millis());
     }
 
@@ -324,6 +343,11 @@ impl Worker {
 
     /// The handler's function in this transaction; a handler that cannot run is parked in a transaction of its own.
     pub(super) fn resolve(handler: &Handler) -> Result<Callable, Caught> {
+        // A job is removed by the transaction that runs it, so none can run read only; and who froze a database or a
+        // role does not expect its jobs to write.
+        if xact::default_is_read_only() {
+            return Err(Caught::new(PARK, READ_ONLY));
+        }
         let shape = Shape::from_word(&handler.shape);
         let callable = Callable::resolve(&handler.function, shape).map_err(|reason| Caught::new(PARK, reason))?;
         if handler.is_parked {
@@ -338,6 +362,10 @@ impl Worker {
     pub(super) fn park(&self, handler: &Handler, reason: &str) {
         latch::reset();
         latch::rest(ERROR_PAUSE.as_millis());
+        if xact::default_is_read_only() {
+            // Only a new session sees what ALTER ROLE and ALTER DATABASE change.
+            self.slot.leave.store(1, SeqCst);
+        }
         let extension = self.extension;
         let parked = xact::run(|| {
             if !extension::lock(extension) {
@@ -385,6 +413,7 @@ impl Worker {
     }
 }
 
+const READ_ONLY: &str = "default_transaction_read_only is on for its role, this database or the server";
 /// Marks an error as "this handler cannot run": never a SQLSTATE of PostgreSQL's.
 pub(super) const PARK: &str = "PGQPK";
 /// Marks an error as "the extension is gone".

@@ -97,7 +97,7 @@ impl Worker {
         if let Some(limit) = self.job_limit(handler) {
             timeout::arm(limit.as_millis());
         }
-        xact::run(|| {
+        xact::run_handler(|| {
             self.scratch.enter();
             portal::call(&text, shape, &input);
             if timeout::expired() {

@@ -208,14 +208,20 @@ impl Scheduler {
         }
         self.room_checked = Some(now);
         let oid = self.oid;
-        let free = xact::run(|| Ok(database::is_free(oid))).unwrap_or(true);
-        if !free {
-            log::line("somebody wants this database for himself: leaving it");
-            self.terminate();
-            self.entry.closed_until.store(now.after(CLOSED_FOR).0, SeqCst);
-            self.entry.due.store(now.after(CLOSED_FOR).0, SeqCst);
+        let (free, open) = xact::run(|| Ok((database::is_free(oid), database::is_open()))).unwrap_or((true, true));
+        if free && open {
+            return true;
         }
-        free
+        // A template is entered, and left, whenever somebody calls pgq there: no news.
+        if self.extension != 0 {
+            let why = if open { "somebody wants this database for himself" } else { "this database takes no sessions" };
+            log::line(&format!("{why}: leaving it"));
+        }
+        self.terminate();
+        let until = now.after(CLOSED_FOR);
+        self.entry.closed_until.store(until.0, SeqCst);
+        self.entry.due.store(if open { until.0 } else { Micros::INFINITY.0 }, SeqCst);
+        false
     }
 
     /// Ends the executors of this database at once. One that was on its way is not missed: that it does not arrive

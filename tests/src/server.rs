@@ -77,17 +77,40 @@ impl Server {
         Builder::default()
     }
 
+    /// Another server that follows this one: a base backup that streams from here.
+    ///
+    /// # Panics
+    /// When it cannot be made or does not start.
+    pub fn standby(&self) -> Server {
+        let directory = process::make_directory("s");
+        let standby = Server { directory, child: Mutex::new(None) };
+        let mut backup = owner().command(binary("pg_basebackup"));
+        backup.arg("-D").arg(standby.data_directory()).arg("-h").arg(&self.directory);
+        run(backup.args(["-p", &PORT.to_string(), "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "--no-sync"]));
+        standby.append(&format!("unix_socket_directories = '{}'\n", standby.directory.display()));
+        standby.start();
+        standby
+    }
+
     /// Starts it, again after a [`Server::stop`], and returns when it accepts connections.
     ///
     /// # Panics
     /// When it runs already or does not start.
     pub fn start(&self) {
+        self.start_with(&[]);
+    }
+
+    /// The same with further arguments: `-b` is how pg_upgrade does it.
+    ///
+    /// # Panics
+    /// When it runs already or does not start.
+    pub fn start_with(&self, arguments: &[&str]) {
         let mut child = self.child();
         assert!(child.is_none(), "the server runs already");
         let log = OpenOptions::new().append(true).create(true).open(self.log_path());
         let log = log.expect("the server's log can be written");
         let mut command = owner().command(binary("postgres"));
-        command.arg("-D").arg(self.data_directory()).stdin(Stdio::null());
+        command.arg("-D").arg(self.data_directory()).args(arguments).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle of the log")).stderr(log);
         let mut started = process::spawn_bound(command).expect("postgres can be started");
         wait_for(PATIENCE, "the server to accept connections", || {
@@ -361,6 +384,10 @@ impl Server {
         for (name, value) in &builder.settings {
             lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
         }
+        self.append(&lines);
+    }
+
+    fn append(&self, lines: &str) {
         let path = self.data_directory().join("postgresql.conf");
         let file = OpenOptions::new().append(true).open(path);
         file.and_then(|mut file| file.write_all(lines.as_bytes())).expect("postgresql.conf");
