@@ -37,10 +37,10 @@ pub fn given<T>(name: &'static str, value: Option<T>) -> Result<T> {
     value.ok_or(Error::Null(name))
 }
 
-/// An interval as a length of time: months count 30 days, as PostgreSQL compares them. Longer than any
-/// timestamp is an error.
+/// An interval as a length of time: months count 30 days, as PostgreSQL compares them. Longer than some thousand years
+/// is an error: what is kept is pruned by subtracting this from now, and timestamps begin in 4714 BC.
 pub fn span(name: &str, interval: Interval) -> Result<Span> {
-    const LONGEST: i128 = 100_000 * 365 * 86_400 * 1_000_000;
+    const LONGEST: i128 = 4_000 * 365 * 86_400 * 1_000_000;
     let micros = interval.as_micros();
     match i64::try_from(micros) {
         Ok(fits) if micros.abs() <= LONGEST => Ok(Span(fits)),

@@ -71,7 +71,8 @@ enum Admission {
 fn admit(handler: &Handler) -> Result<Admission> {
     let own = user::session() == handler.role && user::current() == handler.role;
     match Callable::resolve(&handler.function, Shape::from_word(&handler.shape)) {
-        Ok(callable) if own || is_trusted(&callable)? => Ok(Admission::Granted(callable)),
+        Ok(callable) if own => Ok(Admission::Granted(callable)),
+        Ok(callable) if is_trusted(&callable)? => Ok(Admission::Granted(callable.result_as(handler.role))),
         Err(reason) if own => {
             Err(Error::state(reason, "Register a function that exists and that the role may execute."))
         }

@@ -41,6 +41,8 @@ pub struct Callable {
     returns: pg_sys::Oid,
     shape: Shape,
     info: pg_sys::FmgrInfo,
+    /// As whom the result becomes JSON; `None`: as whoever calls.
+    result_as: Option<user::Role>,
 }
 
 /// One job as a handler gets it.
@@ -80,7 +82,13 @@ impl Callable {
             pg_sys::fmgr_info(oid, &mut info);
             pg_sys::get_func_rettype(oid)
         };
-        Ok(Callable { oid, returns, shape, info })
+        Ok(Callable { oid, returns, shape, info, result_as: None })
+    }
+
+    /// Turns the result into JSON as `role`: to_jsonb calls the casts of the result's type, which are the code of the
+    /// type's owner, with the rights of whoever called a SECURITY DEFINER function.
+    pub fn result_as(self, role: user::Role) -> Self {
+        Callable { result_as: Some(role), ..self }
     }
 
     /// Calls it for one job, as a command of its own, and takes back the settings it changed. With
@@ -127,7 +135,10 @@ impl Callable {
         if self.returns == pg_sys::RECORDOID {
             return None;
         }
-        to_jsonb(result, self.returns)
+        match self.result_as {
+            Some(role) => user::restricted_to(role, || to_jsonb(result, self.returns)),
+            None => to_jsonb(result, self.returns),
+        }
     }
 
     /// The function's oid.

@@ -27,10 +27,11 @@ pub fn current() -> Role {
     unsafe { pg_sys::GetUserId() }.to_u32()
 }
 
-/// The role that the session belongs to.
+/// The role that the session belongs to: the one that logged in. Not GetSessionUserId, which SET SESSION
+/// AUTHORIZATION changes, and any code that runs in the session changes back.
 pub fn session() -> Role {
     // SAFETY: reads a static of miscinit.c.
-    unsafe { pg_sys::GetSessionUserId() }.to_u32()
+    unsafe { pg_sys::GetAuthenticatedUserId() }.to_u32()
 }
 
 /// Is the role a superuser?
@@ -69,6 +70,22 @@ pub(super) fn as_owner<T>(statement: impl FnOnce() -> T) -> Option<T> {
     unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
     nest.close();
     Some(result)
+}
+
+/// Runs `work` as `role`, in a way that lasts for nothing else: as maintenance commands run other people's functions
+/// (index.c), without SET ROLE, deferred triggers, held cursors or temporary tables. On an error as `as_owner`.
+pub(super) fn restricted_to<T>(role: Role, work: impl FnOnce() -> T) -> T {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    let bits = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
+    // SAFETY: save, change, run, restore; SET ROLE and its like are refused meanwhile.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        pg_sys::SetUserIdAndSecContext(pg_sys::Oid::from(role), context | i32::try_from(bits).unwrap_or(3));
+    }
+    let result = work();
+    // SAFETY: the values read above.
+    unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
+    result
 }
 
 fn table_owner() -> Option<pg_sys::Oid> {

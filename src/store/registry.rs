@@ -151,35 +151,44 @@ pub fn unregister(queue: &str, task: Option<&str>) -> Result<bool> {
     Ok(UNREGISTER.run(&[Arg::Text(queue), Arg::text(task)])? > 0)
 }
 
-/// The schema, name and arguments that a user wrote, by the caller's own rules (search_path).
+/// The schema, name and arguments that a user wrote, by the caller's own rules (search_path). So every operator is
+/// qualified, and its operands are of the types it is declared for: one of somebody else's that fits better, in a
+/// schema of that path, would be called with the caller's rights (CVE-2018-1058). For the same reason no CASE … WHEN
+/// with a value, which looks for a `=`.
 static CANDIDATES: Statement = Statement::new(
     "WITH named AS (
         SELECT pg_catalog.to_regprocedure($1) AS exact,
-               CASE WHEN pg_catalog.strpos($1, '(') = 0 THEN pg_catalog.parse_ident($1) END AS parts)
+               CASE WHEN pg_catalog.strpos($1, '(') OPERATOR(pg_catalog.=) 0 THEN pg_catalog.parse_ident($1) END AS parts)
      SELECT p.oid,
-            pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '('
-              || COALESCE((SELECT pg_catalog.string_agg(
-                     CASE WHEN a.t = 'pg_catalog.jsonb'::pg_catalog.regtype THEN 'jsonb'
-                          WHEN a.t = 'pg_catalog.int8'::pg_catalog.regtype THEN 'bigint'
-                          WHEN a.t = 'pgq.job'::pg_catalog.regtype THEN 'pgq.job'
+            pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(p.proname), '(',
+                (SELECT pg_catalog.string_agg(
+                     CASE WHEN a.t OPERATOR(pg_catalog.=) k.args THEN 'jsonb'
+                          WHEN a.t OPERATOR(pg_catalog.=) k.id THEN 'bigint'
+                          WHEN a.t OPERATOR(pg_catalog.=) k.job THEN 'pgq.job'
                           ELSE pg_catalog.format_type(a.t, NULL) END, ', ' ORDER BY a.place)
-                   FROM pg_catalog.unnest(p.proargtypes) WITH ORDINALITY AS a (t, place)), '') || ')',
-            CASE pg_catalog.array_to_string(p.proargtypes::pg_catalog.oid[], ' ')
-                WHEN '' THEN 'nothing'
-                WHEN 'pg_catalog.jsonb'::pg_catalog.regtype::pg_catalog.oid::pg_catalog.text THEN 'args'
-                WHEN 'pg_catalog.int8'::pg_catalog.regtype::pg_catalog.oid::pg_catalog.text || ' '
-                  || 'pg_catalog.jsonb'::pg_catalog.regtype::pg_catalog.oid::pg_catalog.text THEN 'id_args'
-                WHEN 'pgq.job'::pg_catalog.regtype::pg_catalog.oid::pg_catalog.text THEN 'job' END,
-            p.prokind = 'p', p.prokind::pg_catalog.text, p.proretset, p.provariadic <> 0::pg_catalog.oid,
-            p.prorettype = ANY (ARRAY['pg_catalog.trigger', 'pg_catalog.event_trigger', 'pg_catalog.internal',
-                                      'pg_catalog.cstring']::pg_catalog.regtype[]),
+                   FROM pg_catalog.unnest(p.proargtypes) WITH ORDINALITY AS a (t, place)), ')'),
+            CASE WHEN p.pronargs OPERATOR(pg_catalog.=) 0 THEN 'nothing'
+                 WHEN p.pronargs OPERATOR(pg_catalog.=) 1 AND p.proargtypes[0] OPERATOR(pg_catalog.=) k.args THEN 'args'
+                 WHEN p.pronargs OPERATOR(pg_catalog.=) 1 AND p.proargtypes[0] OPERATOR(pg_catalog.=) k.job THEN 'job'
+                 WHEN p.pronargs OPERATOR(pg_catalog.=) 2 AND p.proargtypes[0] OPERATOR(pg_catalog.=) k.id
+                      AND p.proargtypes[1] OPERATOR(pg_catalog.=) k.args THEN 'id_args' END,
+            p.prokind OPERATOR(pg_catalog.=) 'p'::pg_catalog.\"char\", p.prokind::pg_catalog.text, p.proretset,
+            p.provariadic OPERATOR(pg_catalog.<>) 0::pg_catalog.oid,
+            p.prorettype OPERATOR(pg_catalog.=) ANY (ARRAY['pg_catalog.trigger', 'pg_catalog.event_trigger',
+                'pg_catalog.internal', 'pg_catalog.cstring']::pg_catalog.regtype[]::pg_catalog.oid[]),
             p.proargmodes IS NOT NULL
-       FROM named, pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
-      WHERE CASE WHEN named.parts IS NULL THEN p.oid = named.exact
-                 WHEN pg_catalog.array_length(named.parts, 1) = 1
-                 THEN p.proname = named.parts[1] AND pg_catalog.pg_function_is_visible(p.oid)
-                 ELSE p.proname = named.parts[2] AND n.nspname = named.parts[1]
-                      AND pg_catalog.array_length(named.parts, 1) = 2 END",
+       FROM named,
+            (SELECT 'pg_catalog.jsonb'::pg_catalog.regtype::pg_catalog.oid,
+                    'pg_catalog.int8'::pg_catalog.regtype::pg_catalog.oid,
+                    'pgq.job'::pg_catalog.regtype::pg_catalog.oid) AS k (args, id, job),
+            pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+      WHERE CASE WHEN named.parts IS NULL THEN p.oid OPERATOR(pg_catalog.=) named.exact::pg_catalog.oid
+                 WHEN pg_catalog.array_length(named.parts, 1) OPERATOR(pg_catalog.=) 1
+                 THEN p.proname OPERATOR(pg_catalog.=) named.parts[1]::pg_catalog.name
+                      AND pg_catalog.pg_function_is_visible(p.oid)
+                 ELSE p.proname OPERATOR(pg_catalog.=) named.parts[2]::pg_catalog.name
+                      AND n.nspname OPERATOR(pg_catalog.=) named.parts[1]::pg_catalog.name
+                      AND pg_catalog.array_length(named.parts, 1) OPERATOR(pg_catalog.=) 2 END",
     &[Type::Text],
 );
 
