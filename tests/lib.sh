@@ -185,6 +185,15 @@ build_and_install() {
     echo "$source $(installed_fingerprint) $PKGLIBDIR" >"$stamp"
 }
 
+# The build with points at which tests let it die; never installed. Exports PGQ_HOOKS, where it is.
+build_hooks() {
+    export PGQ_HOOKS=$TARGET_DIR/hooks/pgq.so
+    step "building the library with hooks for the tests"
+    quietly hooks cargo build --release --no-default-features --features "pg$PG_MAJOR test-hooks"
+    mkdir -p "$TARGET_DIR/hooks"
+    cp "$TARGET_DIR/release/libpgq.so" "$PGQ_HOOKS"
+}
+
 # Directly under /tmp: a Unix socket's path may have 107 bytes at most.
 make_run_dir() {
     [[ -z $RUN_DIR ]] || return 0

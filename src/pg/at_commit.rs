@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use pgrx::pg_sys;
 
 use super::shmem::{self, Database, TOUCHED};
-use super::{bgworker, clock, database, xact};
+use super::{bgworker, clock, database, hooks, xact};
 
 /// At most one attempt to start the launcher in this many microseconds, whole server.
 const ASK_EVERY: i64 = 1_000_000;
@@ -127,6 +127,9 @@ fn finish(committed: bool, prepared: bool) {
         // Not the entry that was found while the transaction ran: a scheduler that could not see the extension yet
         // has freed it, and another database may have it by now.
         let found = shmem::shared().and_then(|shared| Some((shared, shared.database(database::current())?)));
+        if committed {
+            hooks::at("visible");
+        }
         if let Some((shared, entry)) = found {
             if prepared {
                 entry.prepared.store(1, SeqCst);

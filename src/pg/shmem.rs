@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::Se
 
 use pgrx::pg_sys;
 
-use super::{clock, latch};
+use super::{clock, hooks, latch};
 
 /// Databases with pgq that one server can serve.
 pub const DATABASES: usize = 64;
@@ -64,6 +64,7 @@ impl Place {
     pub fn wake(&self) -> bool {
         let first = self.wake.swap(1, SeqCst) == 0;
         let number = self.number.load(SeqCst);
+        hooks::at("flag set");
         if number > 0 && first {
             latch::wake(number - 1);
         }

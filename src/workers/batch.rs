@@ -345,6 +345,7 @@ impl Worker {
                 return Ok(());
             }
             let Some(job) = claim::take_ready(id, &handler.queue, handler.task.as_deref())? else { return Ok(()) };
+            hooks::at("failure taken");
             if cancelled {
                 return Self::cancel(&job);
             }

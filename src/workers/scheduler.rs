@@ -265,7 +265,9 @@ impl Scheduler {
             Some(false) => Ok(None),
             Some(true) => self.look_inside(now, &dead).map(Some),
         })?;
-        hooks::at("looked");
+        if !dead.is_empty() {
+            hooks::at("crashes committed");
+        }
         if seen.is_none() {
             self.terminate();
             if dropping {
@@ -313,6 +315,7 @@ impl Scheduler {
                 queues.extend(promote::give_back(id, now)?);
             }
         }
+        hooks::at("promoted");
         self.watch_prepared()?;
         self.tell_outside(&queues)?;
         if self.pruned.is_none_or(|at| now.since(at) >= PRUNE_EVERY) {

@@ -41,6 +41,14 @@ fn id_of(which: &str) -> u32 {
 }
 
 impl Owner {
+    /// Makes a file this user's.
+    ///
+    /// # Panics
+    /// When it is not ours to give.
+    pub fn give(self, path: &Path) {
+        chown(path, Some(self.uid), Some(self.gid)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+
     /// A command that runs as this user, in a directory everybody may enter.
     pub fn command(self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());

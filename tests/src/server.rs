@@ -35,6 +35,7 @@ pub enum Stop {
 #[derive(Debug, Default, Clone)]
 pub struct Builder {
     preload: bool,
+    hooked: bool,
     settings: Vec<(String, String)>,
 }
 
@@ -42,6 +43,12 @@ impl Builder {
     /// Whether `pgq` is in `shared_preload_libraries`. Not, unless said.
     pub fn preload(mut self, preload: bool) -> Builder {
         self.preload = preload;
+        self
+    }
+
+    /// With the build of the library that has hooks: see [`crate::hooked`].
+    pub fn hooked(mut self) -> Builder {
+        self.hooked = true;
         self
     }
 
@@ -57,7 +64,8 @@ impl Builder {
     /// When it does not start.
     pub fn start(self) -> Server {
         let directory = process::make_directory("s");
-        let server = Server { directory, child: Mutex::new(None) };
+        let program = if self.hooked { crate::hooked::postgres() } else { binary("postgres") };
+        let server = Server { directory, program, child: Mutex::new(None) };
         copy_template(&server.data_directory());
         server.append_configuration(&self);
         server.start();
@@ -68,6 +76,7 @@ impl Builder {
 /// A running, or stopped, private server. Dropped, it is stopped and removed.
 pub struct Server {
     directory: PathBuf,
+    program: PathBuf,
     child: Mutex<Option<Child>>,
 }
 
@@ -83,7 +92,7 @@ impl Server {
     /// When it cannot be made or does not start.
     pub fn standby(&self) -> Server {
         let directory = process::make_directory("s");
-        let standby = Server { directory, child: Mutex::new(None) };
+        let standby = Server { directory, program: self.program.clone(), child: Mutex::new(None) };
         let mut backup = owner().command(binary("pg_basebackup"));
         backup.arg("-D").arg(standby.data_directory()).arg("-h").arg(&self.directory);
         run(backup.args(["-p", &PORT.to_string(), "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "--no-sync"]));
@@ -109,7 +118,7 @@ impl Server {
         assert!(child.is_none(), "the server runs already");
         let log = OpenOptions::new().append(true).create(true).open(self.log_path());
         let log = log.expect("the server's log can be written");
-        let mut command = owner().command(binary("postgres"));
+        let mut command = owner().command(&self.program);
         command.arg("-D").arg(self.data_directory()).args(arguments).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle of the log")).stderr(log);
         let mut started = process::spawn_bound(command).expect("postgres can be started");

@@ -19,6 +19,7 @@ mod leftovers;
 mod t01_kill;
 mod t04_stop;
 mod t09_poison;
+mod t14_steps;
 mod t47_growth;
 mod t59_hands;
 
@@ -53,6 +54,7 @@ pub fn parts() -> Vec<&'static Part> {
         t01_kill::PARTS, //
         t04_stop::PARTS,
         t09_poison::PARTS,
+        t14_steps::PARTS,
         t47_growth::PARTS,
         t59_hands::PARTS,
     ];
