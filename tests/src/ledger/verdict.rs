@@ -73,13 +73,15 @@ pub struct Rules {
     pub max_attempts: i32,
     /// The SQLSTATE of failures that nobody told the job to have; without it there may be none.
     pub intruder: Option<&'static str>,
+    /// Deadlocks, lock timeouts and serialization failures occur: an attempt each, and no failure.
+    pub excuses: bool,
     /// A run that was broken off may leave effects (procedures); without it one run leaves any.
     pub at_least_once: bool,
 }
 
 impl Default for Rules {
     fn default() -> Rules {
-        Rules { steps: 2, max_attempts: 5, intruder: None, at_least_once: false }
+        Rules { steps: 2, max_attempts: 5, intruder: None, excuses: false, at_least_once: false }
     }
 }
 
@@ -272,7 +274,10 @@ fn judge_counts(verdict: &mut Verdict, put: &Put, fate: &Fate, rules: &Rules) {
             let is_named = extra <= 0 || put.fails > 0 || effect.sqlstate.as_deref() == rules.intruder;
             // A crash that is counted may take an attempt with it; a broken run of a procedure does.
             let uncounted = effect.attempt - effect.failures - 1;
-            let is_in_range = uncounted >= 0 && (uncounted <= effect.crashes || rules.at_least_once);
+            let sqlstate = effect.sqlstate.as_deref().unwrap_or_default();
+            let is_excused = rules.excuses && ["40001", "40P01", "55P03"].contains(&sqlstate);
+            let may_be_uncounted = uncounted <= effect.crashes || rules.at_least_once || is_excused;
+            let is_in_range = uncounted >= 0 && may_be_uncounted;
             is_told && is_named && is_in_range && !is_meant_to_die
         }
         (None, Some(end)) if end.outcome == "dead" => {
@@ -420,6 +425,17 @@ mod tests {
         let verdict = judge(&record, &rules);
         assert!(verdict.is_even() && verdict.intrusions == 1, "{verdict}");
         assert!(!judged(&record).is_even(), "nobody was expected to interfere");
+    }
+
+    #[test]
+    fn an_excused_attempt_is_even_only_where_excuses_occur() {
+        let mut record = even();
+        for effect in record.effects.iter_mut().filter(|effect| effect.job == 1) {
+            (effect.attempt, effect.sqlstate) = (3, Some("40P01".to_owned()));
+        }
+        assert_eq!(judged(&record).miscounted, [1]);
+        let rules = Rules { excuses: true, ..Rules::default() };
+        assert!(judge(&record, &rules).is_even(), "{}", judge(&record, &rules));
     }
 
     #[test]

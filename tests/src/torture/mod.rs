@@ -18,8 +18,12 @@ pub use run::Run;
 mod leftovers;
 mod t01_kill;
 mod t04_stop;
+mod t08_freeze;
 mod t09_poison;
 mod t14_steps;
+mod t19_batches;
+mod t22_procedures;
+mod t23_transactions;
 mod t47_growth;
 mod t59_hands;
 
@@ -50,13 +54,20 @@ impl Part {
 
 /// Every part there is.
 pub fn parts() -> Vec<&'static Part> {
+    // One line each, so that two who add one do not meet.
+    #[rustfmt::skip]
     let families: &[&'static [Part]] = &[
-        t01_kill::PARTS, //
+        t01_kill::PARTS,
         t04_stop::PARTS,
+        t08_freeze::PARTS,
         t09_poison::PARTS,
         t14_steps::PARTS,
+        t19_batches::PARTS,
+        t22_procedures::PARTS,
+        t23_transactions::PARTS,
         t47_growth::PARTS,
         t59_hands::PARTS,
+    ];
     ];
     let mut parts: Vec<&Part> = families.iter().flat_map(|family| family.iter()).collect();
     parts.sort_by_key(|part| part.id);

@@ -102,10 +102,7 @@ impl Stage {
     /// # Panics
     /// When the server does not answer.
     pub fn close(mut self, run: &mut Run) -> Verdict {
-        if let Some(load) = self.load.take() {
-            let produced = load.finish();
-            produced.surprises.iter().take(5).for_each(|surprise| run.differ(surprise));
-        }
+        self.end_load(run);
         self.drain(run);
         let record = self.watch.ask(books::read);
         let verdict = judge(&record, &self.rules);
@@ -123,7 +120,19 @@ impl Stage {
         verdict
     }
 
-    fn drain(&mut self, run: &mut Run) {
+    /// Producers end.
+    pub fn end_load(&mut self, run: &mut Run) {
+        if let Some(load) = self.load.take() {
+            let produced = load.finish();
+            produced.surprises.iter().take(5).for_each(|surprise| run.differ(surprise));
+        }
+    }
+
+    /// Waits until nothing is left, and says so if that takes longer than promised.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn drain(&mut self, run: &mut Run) {
         let began = Instant::now();
         let limit = run.allow(DRAINED);
         while self.watch.number("SELECT count(*) FROM pgq.job") > 0 {

@@ -6,6 +6,7 @@ use super::{Part, Run};
 use crate::ledger::producers::Mix;
 use crate::ledger::verdict::Rules;
 use crate::wait_for;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// The parts of this file.
@@ -63,6 +64,7 @@ fn kill(run: &mut Run) {
     stage.expected.push(KILLED);
     stage.begin(run, &Mix::default());
     while run.goes_on() {
+        thread::sleep(Duration::from_millis(run.rng.below(100)));
         if Fault::Kill.strike(&mut stage, &mut run.rng) {
             run.fault("kill -9");
             run.did(1);
