@@ -5,9 +5,11 @@
 //! error lies on its stack. Ours is the outermost of a job, so the error is complete when it is called:
 //! CopyErrorData gives a copy, of which we keep what a job's record needs.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 
 use pgrx::pg_sys;
+
+use super::memory::Scratch;
 
 /// ERROR's level since 14 (elog.h); FATAL and PANIC are above.
 const ERROR: i32 = 21;
@@ -23,12 +25,18 @@ pub(super) struct Kept {
 }
 
 thread_local! {
+    /// Where errors are copied to. FreeErrorData leaves some of what CopyErrorData made (file name, function, domain:
+    /// elog.c), which would add up in a context that lives on.
+    static COPIES: OnceCell<Scratch> = const { OnceCell::new() };
     static LAST: RefCell<Option<Kept>> = const { RefCell::new(None) };
 }
 
 /// Installs the callback around `work`; what is kept of the last error raised inside is in `take`.
 pub fn watch<T>(work: impl FnOnce() -> T) -> T {
     LAST.set(None);
+    COPIES.with(|copies| {
+        copies.get_or_init(|| Scratch::new(c"pgq error"));
+    });
     // SAFETY: the callback's frame outlives `work`; when an error unwinds past us, the boundary that caught it
     // set error_context_stack back to what it was before (pgrx ffi.rs), and `reset` is called by the driver.
     unsafe {
@@ -59,19 +67,20 @@ pub(super) fn take() -> Option<Kept> {
 /// # Safety
 /// Called by errfinish only.
 unsafe extern "C-unwind" fn keep(_: *mut std::ffi::c_void) {
-    // SAFETY: an error is on elog's stack (we are called by errfinish); CopyErrorData must not run in
-    // ErrorContext, so the copy goes to TopMemoryContext and is freed at once.
-    unsafe {
-        let old = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
-        let error = pg_sys::CopyErrorData();
-        pg_sys::MemoryContextSwitchTo(old);
-        if (*error).elevel >= ERROR {
-            let text = |c: *const std::ffi::c_char| {
-                (!c.is_null()).then(|| std::ffi::CStr::from_ptr(c).to_string_lossy().into_owned())
-            };
-            let message = text((*error).message).unwrap_or_default();
-            LAST.set(Some(Kept { code: (*error).sqlerrcode, message, context: text((*error).context) }));
-        }
-        pg_sys::FreeErrorData(error);
-    }
+    COPIES.with(|copies| {
+        let Some(copies) = copies.get() else { return };
+        // SAFETY: an error is on elog's stack (we are called by errfinish); CopyErrorData must not run in ErrorContext.
+        // The copy is read before its context is emptied.
+        copies.within(|| unsafe {
+            let error = pg_sys::CopyErrorData();
+            if (*error).elevel >= ERROR {
+                let text = |c: *const std::ffi::c_char| {
+                    (!c.is_null()).then(|| std::ffi::CStr::from_ptr(c).to_string_lossy().into_owned())
+                };
+                let message = text((*error).message).unwrap_or_default();
+                LAST.set(Some(Kept { code: (*error).sqlerrcode, message, context: text((*error).context) }));
+            }
+        });
+        copies.empty();
+    });
 }
