@@ -68,7 +68,6 @@ pub fn parts() -> Vec<&'static Part> {
         t47_growth::PARTS,
         t59_hands::PARTS,
     ];
-    ];
     let mut parts: Vec<&Part> = families.iter().flat_map(|family| family.iter()).collect();
     parts.sort_by_key(|part| part.id);
     parts
