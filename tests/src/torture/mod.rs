@@ -19,6 +19,10 @@ mod leftovers;
 mod t01_kill;
 mod t04_stop;
 mod t09_poison;
+mod t21_settings;
+mod t38_extension;
+mod t39_database;
+mod t41_slots;
 mod t47_growth;
 mod t59_hands;
 
@@ -53,6 +57,10 @@ pub fn parts() -> Vec<&'static Part> {
         t01_kill::PARTS, //
         t04_stop::PARTS,
         t09_poison::PARTS,
+        t21_settings::PARTS,
+        t38_extension::PARTS,
+        t39_database::PARTS,
+        t41_slots::PARTS,
         t47_growth::PARTS,
         t59_hands::PARTS,
     ];
