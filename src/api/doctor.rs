@@ -74,7 +74,7 @@ fn slots() -> Result<Row> {
     let needed = i64::try_from(settings::max_workers()).unwrap_or(64) + 2;
     let most = counts::worker_processes()?;
     let fix = format!("ALTER SYSTEM SET max_worker_processes = {}; then restart the server.", needed.max(most) + 4);
-    if let Some(since) = shmem::shared().and_then(|s| s.no_slot(clock::now())) {
+    if let Some(since) = shmem::shared().and_then(|s| s.shortage.since(clock::now())) {
         let detail = format!("none of the {most} of max_worker_processes is free since {}", clock::text(since));
         return Ok(row("worker slots", false, detail, &fix));
     }

@@ -153,7 +153,7 @@ fn reason(id: i64, seen: &claim::Seen) -> Result<String> {
     if !at_commit::ensure_workers() {
         return Ok("no worker can be started: raise max_worker_processes".into());
     }
-    if let Some(since) = shmem::shared().and_then(|s| s.no_slot(clock::now())) {
+    if let Some(since) = shmem::shared().and_then(|s| s.shortage.since(clock::now())) {
         let since = clock::text(since);
         return Ok(format!("no worker slot of the server is free since {since}: raise max_worker_processes"));
     }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::Se
 
 use pgrx::pg_sys;
 
+use super::shortage::Shortage;
 use super::{clock, latch};
 
 /// Databases with pgq that one server can serve.
@@ -22,11 +23,6 @@ pub const EXECUTORS: usize = 64;
 pub const COUNTERS: usize = 128;
 /// Queues that a database remembers as touched between two looks of its scheduler.
 pub const TOUCHED: usize = 16;
-
-/// In microseconds, as `NO_SLOT_LASTS`.
-const SAY_NO_SLOT_EVERY: i64 = 60_000_000;
-/// A slot that was asked for in vain so long ago is not wanted any more.
-const NO_SLOT_LASTS: i64 = 3_000_000;
 
 const NAME: &std::ffi::CStr = c"pgq shared memory, layout 3";
 const MAGIC: u64 = 0x7067_7120_3031_0003;
@@ -221,12 +217,8 @@ pub struct Shared {
     pub launcher_asked: AtomicI64,
     /// The inode of the crash journal; zero while there is none.
     pub journal: AtomicU64,
-    /// Since when no worker slot was free for a process of ours; zero when the last one asked for got one.
-    no_slot_since: AtomicI64,
-    /// When one was last asked for in vain.
-    no_slot_last: AtomicI64,
-    /// When that was last said in the log.
-    no_slot_said: AtomicI64,
+    /// Whether worker slots are to be had.
+    pub shortage: Shortage,
     /// The databases.
     pub databases: [Database; DATABASES],
     /// The executors.
@@ -311,29 +303,6 @@ impl Shared {
             pg_sys::LWLockRelease(self.lock.get());
             result
         }
-    }
-
-    /// Notes whether a worker slot was to be had. True when there was none and it is time for a line in the log: once a
-    /// minute on the whole server, because where slots are short every process of ours meets it again and again.
-    pub fn slot_was_had(&self, had: bool, now: i64) -> bool {
-        if had {
-            self.no_slot_since.store(0, SeqCst);
-            return false;
-        }
-        if self.no_slot(now).is_none() {
-            self.no_slot_since.store(now, SeqCst);
-        }
-        self.no_slot_last.store(now, SeqCst);
-        let said = self.no_slot_said.load(SeqCst);
-        now.saturating_sub(said) >= SAY_NO_SLOT_EVERY
-            && self.no_slot_said.compare_exchange(said, now, SeqCst, SeqCst).is_ok()
-    }
-
-    /// Since when no worker slot is free, if one is wanted: whoever needs one asks every second or so.
-    pub fn no_slot(&self, now: i64) -> Option<i64> {
-        let wanted = now.saturating_sub(self.no_slot_last.load(SeqCst)) < NO_SLOT_LASTS;
-        let since = self.no_slot_since.load(SeqCst);
-        (wanted && since != 0).then_some(since)
     }
 
     /// The entry of a database, if it has one.

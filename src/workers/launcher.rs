@@ -48,13 +48,8 @@ pub fn run() {
         bgworker::exit(0);
     }
     bgworker::connect_nowhere();
-    let mut launcher = Launcher {
-        shared,
-        visited: HashMap::new(),
-        deaths: HashMap::new(),
-        listed: None,
-        complaint: None,
-    };
+    let mut launcher =
+        Launcher { shared, visited: HashMap::new(), deaths: HashMap::new(), listed: None, complaint: None };
     launcher.prepare_journal();
     loop {
         latch::reset();
@@ -204,7 +199,7 @@ impl Launcher {
                 entry.scheduler.wake.store(1, SeqCst);
             }
         }
-        if self.shared.slot_was_had(started, now.0) {
+        if self.shared.shortage.asked(started, now.0) {
             log::warning("no free worker slot for a scheduler: raise max_worker_processes");
         }
     }

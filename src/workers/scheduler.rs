@@ -464,7 +464,7 @@ impl Scheduler {
         } else {
             self.shared.free(number, generation);
         }
-        if self.shared.slot_was_had(started, now.0) {
+        if self.shared.shortage.asked(started, now.0) {
             log::warning("no free worker slot for an executor: raise max_worker_processes");
         }
     }
