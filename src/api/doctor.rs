@@ -1,12 +1,14 @@
 //! doctor: what is wrong, and the command that mends it.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
 use crate::error::Result;
 use crate::pg::report::ErrorReport;
 use crate::pg::shmem::{self, slot_state};
-use crate::pg::{bgworker, database, xact};
+use crate::pg::{bgworker, clock, database, xact};
 use crate::settings;
 use crate::store::{counts, registry};
 
@@ -71,11 +73,16 @@ fn doctor() -> std::result::Result<
 fn slots() -> Result<Row> {
     let needed = i64::try_from(settings::max_workers()).unwrap_or(64) + 2;
     let most = counts::worker_processes()?;
+    let fix = format!("ALTER SYSTEM SET max_worker_processes = {}; then restart the server.", needed.max(most) + 4);
+    if let Some(since) = shmem::shared().and_then(|s| s.shortage.since(clock::now())) {
+        let detail = format!("none of the {most} of max_worker_processes is free since {}", clock::text(since));
+        return Ok(row("worker slots", false, detail, &fix));
+    }
     Ok(row(
         "worker slots",
         needed <= most,
         format!("max_worker_processes is {most}; launcher, a scheduler and pgq.max_workers executors take {needed}"),
-        &format!("ALTER SYSTEM SET max_worker_processes = {}; then restart the server.", needed + 4),
+        &fix,
     ))
 }
 
@@ -85,10 +92,7 @@ fn workers() -> Row {
     };
     let here = database::current();
     let scheduler = shared.find_database(here).is_some_and(|d| d.scheduler.is_taken());
-    let executors = shared
-        .executors_of(here)
-        .filter(|(_, e)| e.state.load(std::sync::atomic::Ordering::SeqCst) != slot_state::STARTING)
-        .count();
+    let executors = shared.executors_of(here).filter(|(_, e)| e.state.load(SeqCst) != slot_state::STARTING).count();
     let launcher = shared.launcher.is_taken();
     let word = |there: bool| if there { "running" } else { "absent" };
     row(

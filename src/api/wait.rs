@@ -153,6 +153,10 @@ fn reason(id: i64, seen: &claim::Seen) -> Result<String> {
     if !at_commit::ensure_workers() {
         return Ok("no worker can be started: raise max_worker_processes".into());
     }
+    if let Some(since) = shmem::shared().and_then(|s| s.shortage.since(clock::now())) {
+        let since = clock::text(since);
+        return Ok(format!("no worker slot of the server is free since {since}: raise max_worker_processes"));
+    }
     let room = shmem::shared().map_or(0, |s| s.room(settings::max_workers()));
     if room == 0 {
         return Ok(format!("no free worker: all {} of pgq.max_workers are taken", settings::max_workers()));

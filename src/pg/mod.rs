@@ -21,6 +21,7 @@ pub mod portal;
 pub mod report;
 pub mod session;
 pub mod shmem;
+pub mod shortage;
 pub mod signals;
 pub mod spi;
 pub mod timeout;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::Se
 
 use pgrx::pg_sys;
 
+use super::shortage::Shortage;
 use super::{clock, hooks, latch};
 
 /// Databases with pgq that one server can serve.
@@ -23,8 +24,8 @@ pub const COUNTERS: usize = 128;
 /// Queues that a database remembers as touched between two looks of its scheduler.
 pub const TOUCHED: usize = 16;
 
-const NAME: &std::ffi::CStr = c"pgq shared memory, layout 2";
-const MAGIC: u64 = 0x7067_7120_3031_0002;
+const NAME: &std::ffi::CStr = c"pgq shared memory, layout 3";
+const MAGIC: u64 = 0x7067_7120_3031_0003;
 
 /// A process that can be woken. All zero: nobody there.
 #[repr(C)]
@@ -217,6 +218,8 @@ pub struct Shared {
     pub launcher_asked: AtomicI64,
     /// The inode of the crash journal; zero while there is none.
     pub journal: AtomicU64,
+    /// Whether worker slots are to be had.
+    pub shortage: Shortage,
     /// The databases.
     pub databases: [Database; DATABASES],
     /// The executors.

@@ -280,7 +280,8 @@ impl Worker {
     /// An error of our own, charged to no job: one line for as long as it is the same, and a moment's rest.
     pub(super) fn pause_after(&self, error: &Caught) {
         latch::reset();
-        if is_passing(&error.sqlstate) {
+        // Somebody else's transaction was in the way, or a cancel came when its job was over.
+        if is_passing(&error.sqlstate) || error.sqlstate == "57014" {
             latch::rest(CONFLICT_PAUSE.as_millis());
             return;
         }

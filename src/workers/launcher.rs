@@ -35,7 +35,6 @@ struct Launcher {
     /// Schedulers that ended by themselves.
     deaths: HashMap<u32, Deaths>,
     listed: Option<Micros>,
-    no_slot: bool,
     /// What is wrong with the crash journal.
     complaint: Option<String>,
 }
@@ -49,14 +48,8 @@ pub fn run() {
         bgworker::exit(0);
     }
     bgworker::connect_nowhere();
-    let mut launcher = Launcher {
-        shared,
-        visited: HashMap::new(),
-        deaths: HashMap::new(),
-        listed: None,
-        no_slot: false,
-        complaint: None,
-    };
+    let mut launcher =
+        Launcher { shared, visited: HashMap::new(), deaths: HashMap::new(), listed: None, complaint: None };
     launcher.prepare_journal();
     loop {
         latch::reset();
@@ -199,14 +192,15 @@ impl Launcher {
         if started {
             self.visited.insert(oid, now);
         } else {
+            // Tried again in a second.
+            entry.starting_since.store(0, SeqCst);
             entry.due.store(due, SeqCst);
             if called {
                 entry.scheduler.wake.store(1, SeqCst);
             }
-            if !self.no_slot {
-                log::warning("no free worker slot for a scheduler: raise max_worker_processes");
-            }
         }
-        self.no_slot = !started;
+        if self.shared.shortage.asked(started, now.0) {
+            log::warning("no free worker slot for a scheduler: raise max_worker_processes");
+        }
     }
 }

@@ -55,7 +55,6 @@ struct Scheduler {
     /// Executors asked for that have not arrived: (slot, generation, role).
     expected: Vec<(usize, u32, u32)>,
     watch: Watch,
-    no_slot: bool,
     complaint: Option<String>,
 }
 
@@ -93,7 +92,6 @@ pub fn run(argument: i32) {
         had_prepared: false,
         expected: Vec::new(),
         watch: Watch::default(),
-        no_slot: false,
         complaint: None,
     };
     scheduler.work();
@@ -468,11 +466,10 @@ impl Scheduler {
             self.watch.started(number, generation, role);
         } else {
             self.shared.free(number, generation);
-            if !self.no_slot {
-                log::warning("no free worker slot for an executor: raise max_worker_processes");
-            }
         }
-        self.no_slot = !started;
+        if self.shared.shortage.asked(started, now.0) {
+            log::warning("no free worker slot for an executor: raise max_worker_processes");
+        }
     }
 
     /// A role without an executor and no room: an idle executor of somebody else leaves; where all are busy, one

@@ -10,6 +10,7 @@ pub mod process;
 pub mod psql;
 pub mod rules;
 pub mod server;
+pub mod shop;
 pub mod source;
 pub mod sql;
 pub mod time;

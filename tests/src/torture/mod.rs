@@ -22,8 +22,12 @@ mod t08_freeze;
 mod t09_poison;
 mod t14_steps;
 mod t19_batches;
+mod t21_settings;
 mod t22_procedures;
 mod t23_transactions;
+mod t38_extension;
+mod t39_database;
+mod t41_slots;
 mod t47_growth;
 mod t59_hands;
 
@@ -65,6 +69,10 @@ pub fn parts() -> Vec<&'static Part> {
         t19_batches::PARTS,
         t22_procedures::PARTS,
         t23_transactions::PARTS,
+        t21_settings::PARTS,
+        t38_extension::PARTS,
+        t39_database::PARTS,
+        t41_slots::PARTS,
         t47_growth::PARTS,
         t59_hands::PARTS,
     ];
