@@ -21,6 +21,7 @@ mod t04_stop;
 mod t09_poison;
 mod t47_growth;
 mod t59_hands;
+mod t61_canaries;
 
 /// One part of the plan.
 #[derive(Debug)]
@@ -55,6 +56,7 @@ pub fn parts() -> Vec<&'static Part> {
         t09_poison::PARTS,
         t47_growth::PARTS,
         t59_hands::PARTS,
+        t61_canaries::PARTS,
     ];
     let mut parts: Vec<&Part> = families.iter().flat_map(|family| family.iter()).collect();
     parts.sort_by_key(|part| part.id);
