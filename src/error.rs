@@ -120,7 +120,7 @@ impl From<Error> for ErrorReport {
                 .set_hint(format!("It is finished, or was never put: SELECT * FROM pgq.wait({id}, '0').")),
             Error::NoSuchRole(name) => {
                 report(Code::ERRCODE_UNDEFINED_OBJECT, format!("role \"{name}\" does not exist"))
-                    .set_hint("CREATE ROLE first, or leave run_as out to use the current role.")
+                    .set_hint("CREATE ROLE first, or look for its name: SELECT rolname FROM pg_roles.")
             }
             Error::Denied { message, detail, hint } => {
                 with_detail(report(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, message), detail).set_hint(hint)

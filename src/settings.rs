@@ -16,9 +16,9 @@ use crate::engine::time::Span;
 pub enum LogJobs {
     /// Nothing.
     none,
-    /// Each recorded failure.
+    /// Each recorded failure, by its SQLSTATE.
     failed,
-    /// Each run.
+    /// Each run, and the messages of failures.
     all,
 }
 
@@ -321,7 +321,7 @@ fn define_rights() {
     GucRegistry::define_enum_guc(
         c"pgq.log_jobs",
         c"Sets which runs of jobs are logged.",
-        c"",
+        c"failed: failures with their SQLSTATE. all: each run, and the messages of failures, which may show data.",
         &LOG_JOBS,
         GucContext::Suset,
         GucFlags::default(),

@@ -231,7 +231,7 @@ fn a_superuser_cannot_run_a_low_roles_handler_in_its_own_session() {
     denied(&mut client, &format!("SELECT pgq.run({id})"));
     run(&mut client, "RESET SESSION AUTHORIZATION");
     // The role has been switched to with the right to call it: still the superuser's session.
-    run(&mut client, "GRANT USAGE ON SCHEMA pgq TO app; GRANT EXECUTE ON FUNCTION pgq.run, pgq.put TO app");
+    run(&mut client, "SELECT pgq.grant_usage('app', 'admin', 'low')");
     run(&mut client, "SET ROLE app");
     denied(&mut client, &format!("SELECT pgq.run({id})"));
     run(&mut client, "RESET ROLE");
@@ -256,7 +256,7 @@ fn a_refused_eager_put_is_an_ordinary_put_with_a_notice() {
     let ran = "app.seen WHERE acts = 'app' AND session = 'app'";
     wait_until(PATIENCE, "a worker to run it", || count(&mut client, ran) == 1);
     // The role itself may: the effect is there before the COMMIT.
-    run(&mut client, "GRANT USAGE ON SCHEMA pgq TO app; GRANT EXECUTE ON FUNCTION pgq.put TO app");
+    run(&mut client, "SELECT pgq.grant_usage('app', 'produce', 'low')");
     let mut own = server.connect_as("app", "app");
     run(&mut own, "SET pgq.eager = on; BEGIN; SELECT pgq.put('low')");
     assert_eq!(count(&mut own, "app.seen"), 2);
@@ -264,15 +264,32 @@ fn a_refused_eager_put_is_an_ordinary_put_with_a_notice() {
     assert_eq!(count(&mut own, "app.seen"), 1);
 }
 
-/// USAGE on the schema and EXECUTE on three functions, no right on any table.
+const GRANTED: [&str; 15] = [
+    "put",
+    "bulk_put",
+    "wait",
+    "claim",
+    "complete",
+    "bulk_complete",
+    "fail",
+    "extend",
+    "release",
+    "waiting",
+    "stats",
+    "current_job",
+    "may",
+    "start",
+    "version",
+];
+
+/// The functions of two accesses, no right on any table.
 #[test]
 fn a_role_can_use_what_it_was_granted_and_nothing_else() {
     let (server, mut client) = start();
     run(
         &mut client,
         "CREATE ROLE guest LOGIN;
-         GRANT USAGE ON SCHEMA pgq TO guest;
-         GRANT EXECUTE ON FUNCTION pgq.put, pgq.claim, pgq.complete TO guest",
+         SELECT pgq.grant_usage('guest', 'produce', 'q'), pgq.grant_usage('guest', 'consume', 'q')",
     );
     let mut guest = server.connect_as("app", "guest");
     let id: i64 = one(&mut guest, "SELECT pgq.put('q', '{\"n\": 1}', key => 'k')");
@@ -296,7 +313,7 @@ fn a_role_can_use_what_it_was_granted_and_nothing_else() {
     assert!(functions.len() >= 25, "{} functions", functions.len());
     for row in &functions {
         let (signature, name, nulls): (String, String, String) = (row.get(0), row.get(1), row.get(2));
-        let granted = ["put", "claim", "complete"].contains(&name.as_str());
+        let granted = GRANTED.contains(&name.as_str());
         let may: bool = one(&mut guest, &format!("SELECT has_function_privilege('{signature}', 'EXECUTE')"));
         assert_eq!(may, granted, "{signature}");
         if !granted {
@@ -323,7 +340,7 @@ fn a_role_can_use_what_it_was_granted_and_nothing_else() {
     denied(&mut guest, "CREATE TABLE pgq.mine ()");
 }
 
-/// Without USAGE and EXECUTE not even that; the registration asks who may act as whom.
+/// Without a grant not even that; the registration asks who may act as whom.
 #[test]
 fn registering_asks_for_the_rights_of_caller_role_and_owner() {
     let (server, mut client) = start();
@@ -337,7 +354,7 @@ fn registering_asks_for_the_rights_of_caller_role_and_owner() {
     );
     let mut guest = server.connect_as("app", "guest");
     denied(&mut guest, "SELECT pgq.put('q')");
-    run(&mut client, "GRANT USAGE ON SCHEMA pgq TO guest; GRANT EXECUTE ON FUNCTION pgq.register TO guest");
+    run(&mut client, "SELECT pgq.grant_usage('guest', 'admin', 'q')");
     denied(&mut guest, "SELECT pgq.register('q', 'guests', run_as => 'postgres')");
     denied(&mut guest, "SELECT pgq.register('q', 'guests', run_as => 'app')");
     denied(&mut guest, "SELECT pgq.register('q', 'public.mine()')");

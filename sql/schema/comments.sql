@@ -94,6 +94,16 @@ COMMENT ON INDEX pgq.handler_pkey IS 'Serves the parking of a handler, and the v
 COMMENT ON INDEX pgq.handler_queue_task_key IS 'Serves register and unregister, and every look for the handler of a job.';
 COMMENT ON SEQUENCE pgq.handler_id_seq IS 'Ids of handlers.';
 
+-- Grants.
+COMMENT ON TABLE pgq.queue_grant IS 'Grants: which role may do what with which queue. Written by grant_usage and revoke_usage only, never by hand: sessions keep what they read until these tell them.';
+COMMENT ON COLUMN pgq.queue_grant.queue IS 'Queue. NULL: all queues of the database, also those to come.';
+COMMENT ON COLUMN pgq.queue_grant.role IS 'Role that has the access, and its members.';
+COMMENT ON COLUMN pgq.queue_grant.role_oid IS 'Oid of role at the grant. Where it is not that of role any more, the grant is void.';
+COMMENT ON COLUMN pgq.queue_grant.access IS 'produce: put jobs, wait for them. consume: claim and finish them. monitor: see counts, workers and settings, no contents. admin: all of these, and change the queue.';
+COMMENT ON CONSTRAINT queue_grant_key ON pgq.queue_grant IS 'One row for each grant; all queues count as a queue.';
+COMMENT ON CONSTRAINT queue_grant_access_check ON pgq.queue_grant IS 'The accesses that there are.';
+COMMENT ON INDEX pgq.queue_grant_key IS 'Serves grant_usage. Checks read the whole table, once for many.';
+
 -- Functions: what it does; what it returns; an example.
 COMMENT ON FUNCTION pgq.put(text, jsonb, integer, timestamptz, interval, text, text, text, integer) IS
 $$Puts one job into a queue, due at execute_at, after delay, or now. With a key, and a job of that key ready or scheduled: on_conflict keep leaves it, replace gives it the new task, args, priority, time and max_attempts, error raises 23505.
@@ -224,6 +234,21 @@ COMMENT ON FUNCTION pgq.executors() IS
 $$The executors of this database, from shared memory; the views pgq.running and pgq.workers read it.
 Returns for each its process id, its role's oid, its state (starting, idle, busy), the id of the handler it works for and of the job it runs (0: none), the job's attempt, since when it runs, and when the executor was started.
 Example: SELECT pid, state, job FROM pgq.executors();$$;
+
+COMMENT ON FUNCTION pgq.grant_usage(name, text, text) IS
+$$Gives a role an access (produce, consume, monitor, admin) to a queue, or without queue to all queues of the database, also those to come; with it USAGE of the schema and the privileges on exactly the functions and views that the access needs. Called by a superuser or the extension's owner; for all but admin also by who has admin on all queues.
+Returns false when the role had it already.
+Example: SELECT pgq.grant_usage('app', 'produce', 'mail');$$;
+
+COMMENT ON FUNCTION pgq.revoke_usage(name, text, text) IS
+$$Takes an access to a queue back from a role; without queue on every queue, grants for single queues included. Privileges that none of its other grants needs go with it.
+Returns false when there was none.
+Example: SELECT pgq.revoke_usage('app', 'produce', 'mail');$$;
+
+COMMENT ON FUNCTION pgq.may(text, text) IS
+$$Says whether the present role has an access to a queue, or without queue to all queues of the database; the views ask it.
+Returns true or false.
+Example: SELECT pgq.may('produce', 'mail');$$;
 
 -- Views.
 COMMENT ON VIEW pgq.running IS 'Jobs that executors of this database run now, from shared memory. Until the commit such a job also counts as ready or leased.';

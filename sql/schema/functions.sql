@@ -100,3 +100,13 @@ CREATE FUNCTION pgq.executors()
 RETURNS TABLE (pid integer, role oid, state text, handler integer, job bigint, attempt integer,
     since timestamptz, started_at timestamptz)
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'executors_wrapper';
+
+CREATE FUNCTION pgq.grant_usage(role name, access text, queue text DEFAULT NULL)
+RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'grant_usage_wrapper';
+
+CREATE FUNCTION pgq.revoke_usage(role name, access text, queue text DEFAULT NULL)
+RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'revoke_usage_wrapper';
+
+-- What the views ask: it acts as the caller, where their tables are read as their owner.
+CREATE FUNCTION pgq.may(access text, queue text DEFAULT NULL)
+RETURNS boolean LANGUAGE c STABLE COST 10 AS 'MODULE_PATHNAME', 'may_wrapper';

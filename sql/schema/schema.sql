@@ -1,3 +1,6 @@
+-- As CREATE EXTENSION itself sets it: nothing here can mean an object in anybody's schema.
+SET LOCAL search_path TO pg_catalog, pg_temp;
+
 -- The schema, and the refusal to share it with the older PgQ.
 DO $$
 BEGIN

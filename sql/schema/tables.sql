@@ -96,9 +96,21 @@ CREATE TABLE pgq.handler (
     CONSTRAINT handler_parked_check CHECK ((parked IS NULL) = (parked_at IS NULL))
 );
 
+-- Who may do what. Written by grant_usage and revoke_usage only: they tell the sessions that keep what they read.
+CREATE TABLE pgq.queue_grant (
+    queue        text COLLATE "C",
+    role         name NOT NULL,
+    role_oid     oid NOT NULL,
+    access       text COLLATE "C" NOT NULL,
+    CONSTRAINT queue_grant_key UNIQUE NULLS NOT DISTINCT (queue, role_oid, access),
+    CONSTRAINT queue_grant_access_check
+        CHECK (access = 'produce' OR access = 'consume' OR access = 'monitor' OR access = 'admin')
+);
+
 SELECT pg_catalog.pg_extension_config_dump('pgq.job', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.job_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.finished_job', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.queue_setting', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.handler', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.handler_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('pgq.queue_grant', '');

@@ -1,24 +1,26 @@
-CREATE VIEW pgq.running AS
+-- Tables are read as the views' owner, functions called as whoever reads the view: these choose the rows that he may
+-- see. security_barrier: no function of his own sees a row before that.
+CREATE VIEW pgq.running WITH (security_barrier) AS
 SELECT e.pid, h.queue, h.task, e.job, e.attempt, h.function AS handler, e.since
   FROM pgq.executors() AS e
   JOIN pgq.handler AS h ON h.id OPERATOR(pg_catalog.=) e.handler
  WHERE e.job OPERATOR(pg_catalog.<>) 0;
 
-CREATE VIEW pgq.workers AS
+CREATE VIEW pgq.workers WITH (security_barrier) AS
 SELECT e.pid, r.rolname AS role, e.state, h.queue, h.task, e.started_at
   FROM pgq.executors() AS e
   LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) e.role
   LEFT JOIN pgq.handler AS h ON h.id OPERATOR(pg_catalog.=) e.handler;
 
-CREATE VIEW pgq.dead AS
+CREATE VIEW pgq.dead WITH (security_barrier) AS
 SELECT f.id, f.queue, f.task, f.args, f.priority, f.created_at, f.finished_at, f.attempt, f.failures,
        f.error OPERATOR(pg_catalog.->>) 'sqlstate' AS sqlstate,
        f.error OPERATOR(pg_catalog.->>) 'message' AS message,
        f.error
   FROM pgq.finished_job AS f
- WHERE f.outcome OPERATOR(pg_catalog.=) 'dead';
+ WHERE f.outcome OPERATOR(pg_catalog.=) 'dead' AND pgq.may('admin', f.queue);
 
-CREATE VIEW pgq.queues AS
+CREATE VIEW pgq.queues WITH (security_barrier) AS
 SELECT q.queue,
        (SELECT pg_catalog.count(*) FROM pgq.handler AS h WHERE h.queue OPERATOR(pg_catalog.=) q.queue) AS handlers,
        COALESCE(s.paused, false) AS paused,
@@ -27,4 +29,5 @@ SELECT q.queue,
         UNION SELECT h.queue FROM pgq.handler AS h
         UNION SELECT s.queue FROM pgq.queue_setting AS s
         UNION SELECT f.queue FROM pgq.finished_job AS f) AS q
-  LEFT JOIN pgq.queue_setting AS s ON s.queue OPERATOR(pg_catalog.=) q.queue;
+  LEFT JOIN pgq.queue_setting AS s ON s.queue OPERATOR(pg_catalog.=) q.queue
+ WHERE pgq.may('monitor', q.queue);

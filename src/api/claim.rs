@@ -6,7 +6,8 @@ use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::iter::SetOfIterator;
 use pgrx::prelude::*;
 
-use super::check;
+use super::{check, rights};
+use crate::engine::access::Access;
 use crate::engine::names;
 use crate::engine::options::MAX_CLAIM;
 use crate::engine::state::{Outcome, State};
@@ -38,6 +39,9 @@ fn claim(
     tasks: Option<Vec<Option<String>>>,
 ) -> std::result::Result<SetOfIterator<'static, Flat>, ErrorReport> {
     let queues = queues_of(queue, queues)?;
+    for queue in &queues {
+        rights::need(Access::Consume, queue)?;
+    }
     if let Some(tasks) = &tasks {
         for task in tasks {
             check::task(Some(check::given("tasks", task.as_deref())?))?;
@@ -125,7 +129,7 @@ fn complete(id: Option<i64>, attempt: Option<i32>, result: Option<Flat>) -> std:
 }
 
 fn complete_one(id: i64, attempt: i32, result: Option<&Flat>) -> Result<bool> {
-    let Some(job) = claim::take_held(id, attempt)? else { return Ok(false) };
+    let Some(job) = claim::take_held(id, attempt, rights::consumable()?.as_deref())? else { return Ok(false) };
     at_commit::count(names::hash(&job.queue), 1, 0);
     let keep = registry::setting(&job.queue)?.keep_done.unwrap_or_else(settings::keep_done);
     if keep > Span::ZERO {
@@ -169,9 +173,10 @@ fn fail(
     let (id, attempt) = (check::given("id", id)?, check::given("attempt", attempt)?);
     let retry_in = retry_in.map(|i| check::not_negative("retry_in", i)).transpose()?;
     // With a lease it is held; after a claim that was rolled back it waits, and its next attempt is this one.
-    let job = match claim::take_held(id, attempt)? {
+    let queues = rights::consumable()?;
+    let job = match claim::take_held(id, attempt, queues.as_deref())? {
         Some(job) => job,
-        None => match claim::take_waiting(id, attempt)? {
+        None => match claim::take_waiting(id, attempt, queues.as_deref())? {
             Some(job) => job,
             None => return Ok(None),
         },
@@ -190,7 +195,7 @@ fn extend(
 ) -> std::result::Result<Option<TimestampWithTimeZone>, ErrorReport> {
     let (id, attempt) = (check::given("id", id)?, check::given("attempt", attempt)?);
     let until = Micros(clock::now()).after(check::positive("lease", check::given("lease", lease)?)?);
-    let end = claim::extend(id, attempt, until)?;
+    let end = claim::extend(id, attempt, until, rights::consumable()?.as_deref())?;
     Ok(end.and_then(|at| TimestampWithTimeZone::try_from(at).ok()))
 }
 
@@ -198,7 +203,7 @@ fn extend(
 fn release(id: Option<i64>, attempt: Option<i32>, delay: Option<Interval>) -> std::result::Result<bool, ErrorReport> {
     let (id, attempt) = (check::given("id", id)?, check::given("attempt", attempt)?);
     let (due, state) = check::due(None, delay)?;
-    let Some(job) = claim::take_held(id, attempt)? else { return Ok(false) };
+    let Some(job) = claim::take_held(id, attempt, rights::consumable()?.as_deref())? else { return Ok(false) };
     let state = if state == State::Scheduled { State::Scheduled } else { State::Ready };
     let failures = job.failures;
     finish::put_back(&job, &Return { state, execute_at: due, attempt, failures, error: None })?;

@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
+use super::rights;
+use crate::engine::access::{Access, Rights};
 use crate::error::Result;
 use crate::pg::report::ErrorReport;
 use crate::pg::shmem::{self, slot_state};
@@ -32,6 +34,7 @@ fn doctor() -> std::result::Result<
     >,
     ErrorReport,
 > {
+    let held = rights::need_some(&[Access::Monitor], None)?;
     let mut rows = Vec::new();
     if xact::in_recovery() {
         rows.push(row(
@@ -65,8 +68,8 @@ fn doctor() -> std::result::Result<
         workers(),
         journal(),
     ]);
-    rows.extend(parked()?);
-    rows.extend(paused()?);
+    rows.extend(parked(&held)?);
+    rows.extend(paused(&held)?);
     Ok(TableIterator::new(rows.into_iter().map(|r| (r.check, r.ok, r.detail, r.fix))))
 }
 
@@ -123,8 +126,9 @@ fn journal() -> Row {
     )
 }
 
-fn parked() -> Result<Vec<Row>> {
-    let parked = registry::parked()?;
+fn parked(held: &Rights) -> Result<Vec<Row>> {
+    let mut parked = registry::parked()?;
+    parked.retain(|p| held.allow(&[Access::Monitor], Some(&p.queue)));
     if parked.is_empty() {
         return Ok(vec![row("parked handlers", true, "none", "")]);
     }
@@ -137,8 +141,9 @@ fn parked() -> Result<Vec<Row>> {
         .collect())
 }
 
-fn paused() -> Result<Vec<Row>> {
-    let paused = registry::paused()?;
+fn paused(held: &Rights) -> Result<Vec<Row>> {
+    let mut paused = registry::paused()?;
+    paused.retain(|queue| held.allow(&[Access::Monitor], Some(queue)));
     if paused.is_empty() {
         return Ok(vec![row("paused queues", true, "none", "")]);
     }

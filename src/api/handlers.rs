@@ -3,7 +3,8 @@
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 
-use super::check;
+use super::{check, rights};
+use crate::engine::access::Access;
 use crate::engine::names;
 use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
@@ -27,6 +28,7 @@ fn register(
     max_backoff: Option<Interval>,
 ) -> std::result::Result<String, ErrorReport> {
     let (queue, task) = (check::queue(queue)?, check::task(task)?);
+    rights::need(Access::Admin, queue)?;
     let name = check::given("handler", handler)?;
     let caller = user::current();
     let run_as = match run_as {
@@ -119,7 +121,9 @@ fn may_register(role: &RoleFacts, name: &str, function: &Function) -> Result<()>
 
 #[pg_extern(sql = false)]
 fn unregister(queue: Option<&str>, task: Option<&str>) -> std::result::Result<bool, ErrorReport> {
-    Ok(registry::unregister(check::queue(queue)?, check::task(task)?)?)
+    let (queue, task) = (check::queue(queue)?, check::task(task)?);
+    rights::need(Access::Admin, queue)?;
+    Ok(registry::unregister(queue, task)?)
 }
 
 #[pg_extern(sql = false)]
@@ -134,13 +138,15 @@ fn configure(
     notify: Option<bool>,
     reset: Option<bool>,
 ) -> std::result::Result<Option<Flat>, ErrorReport> {
+    let queue = check::queue(queue)?;
+    rights::need(Access::Admin, queue)?;
     let spans =
         [("backoff", backoff), ("max_backoff", max_backoff), ("keep_done", keep_done), ("keep_dead", keep_dead)];
     for (name, span) in spans {
         span.map(|s| check::not_negative(name, s)).transpose()?;
     }
     let configuration = Configuration {
-        queue: check::queue(queue)?,
+        queue,
         max_attempts: check::at_least_one("max_attempts", max_attempts)?,
         spans: spans.map(|s| s.1),
         notify,

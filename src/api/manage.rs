@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
 
-use super::check;
+use super::{check, rights};
+use crate::engine::access::Access;
 use crate::engine::names;
 use crate::engine::state::{Outcome, State};
 use crate::engine::time::Micros;
@@ -23,15 +24,23 @@ fn count(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
+/// One queue, or all of the database.
+fn need_admin(queue: Option<&str>) -> Result<()> {
+    match queue {
+        Some(queue) => rights::need(Access::Admin, check::queue(Some(queue))?),
+        None => rights::need_all(Access::Admin),
+    }
+}
+
 #[pg_extern(sql = false)]
 fn pause(queue: Option<&str>) -> std::result::Result<i64, ErrorReport> {
-    queue.map(|q| check::queue(Some(q))).transpose()?;
+    need_admin(queue)?;
     Ok(count(registry::pause(queue)?))
 }
 
 #[pg_extern(sql = false)]
 fn resume(queue: Option<&str>) -> std::result::Result<i64, ErrorReport> {
-    queue.map(|q| check::queue(Some(q))).transpose()?;
+    need_admin(queue)?;
     let resumed = registry::resume(queue)?;
     for queue in &resumed {
         at_commit::touch(names::hash(queue));
@@ -49,6 +58,9 @@ fn cancel(id: Option<i64>, force: Option<bool>) -> std::result::Result<Option<St
 
 fn cancelled(id: i64, force: bool) -> Result<Option<&'static str>> {
     let Some(seen) = claim::look(id)? else { return Ok(None) };
+    if !rights::reach(&[Access::Admin], &seen.job.queue)? {
+        return Ok(None);
+    }
     if seen.job.state == State::Leased {
         // Looked at only: a row that this transaction touched would refuse its holder's complete until we commit.
         if !force {
@@ -103,6 +115,9 @@ fn retry(id: Option<i64>, execute_at: Option<TimestampWithTimeZone>) -> std::res
     let id = check::given("id", id)?;
     let (due, state) = check::due(execute_at, None)?;
     if let Some(seen) = claim::look(id)? {
+        if !rights::reach(&[Access::Admin], &seen.job.queue)? {
+            return Ok(false);
+        }
         if seen.job.state == State::Leased {
             return Ok(false);
         }
@@ -111,6 +126,10 @@ fn retry(id: Option<i64>, execute_at: Option<TimestampWithTimeZone>) -> std::res
         finish::put_back(&job, &Return { state, execute_at: due, attempt, failures, error: None })?;
         at_commit::touch(names::hash(&job.queue));
         return Ok(true);
+    }
+    match history::look(id)? {
+        Some(finished) if rights::reach(&[Access::Admin], &finished.queue)? => {}
+        _ => return Ok(false),
     }
     match history::retry(id, due.0, state.word())? {
         Some(queue) => {
@@ -124,6 +143,7 @@ fn retry(id: Option<i64>, execute_at: Option<TimestampWithTimeZone>) -> std::res
 #[pg_extern(sql = false)]
 fn redrive(queue: Option<&str>, n: Option<i32>) -> std::result::Result<i64, ErrorReport> {
     let queue = check::queue(queue)?;
+    rights::need(Access::Admin, queue)?;
     let most = check::at_least_one("n", n)?.map_or(i64::MAX, i64::from);
     let moved = history::redrive(queue, most, clock::now())?;
     if moved > 0 {
@@ -139,6 +159,7 @@ fn purge(
     older_than: Option<Interval>,
 ) -> std::result::Result<i64, ErrorReport> {
     let queue = check::queue(queue)?;
+    rights::need(Access::Admin, queue)?;
     let state = check::given("state", state)?;
     let age = older_than.map(|i| check::not_negative("older_than", i)).transpose()?.unwrap_or_default();
     let before = Micros(clock::now().saturating_sub(age.0));
@@ -157,13 +178,15 @@ fn purge(
 }
 
 #[pg_extern(sql = false)]
-fn start() -> bool {
+fn start() -> std::result::Result<bool, ErrorReport> {
+    rights::need_some(&Access::ALL, None)?;
     let started = at_commit::ensure_workers();
     at_commit::touch(names::hash("pgq.start"));
-    started
+    Ok(started)
 }
 
 #[pg_extern(sql = false)]
-fn version() -> &'static str {
-    env!("CARGO_PKG_VERSION")
+fn version() -> std::result::Result<&'static str, ErrorReport> {
+    rights::need_some(&Access::ALL, None)?;
+    Ok(env!("CARGO_PKG_VERSION"))
 }

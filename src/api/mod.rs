@@ -6,6 +6,7 @@ mod doctor;
 mod handlers;
 mod manage;
 mod put;
+mod rights;
 mod run;
 mod stats;
 mod wait;

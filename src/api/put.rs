@@ -6,7 +6,8 @@ use pgrx::prelude::*;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{check, run};
+use super::{check, rights, run};
+use crate::engine::access::Access;
 use crate::engine::names;
 use crate::engine::state::State;
 use crate::engine::time::Micros;
@@ -55,6 +56,7 @@ fn put(
     max_attempts: Option<i32>,
 ) -> std::result::Result<i64, ErrorReport> {
     let queue = check::queue(queue)?;
+    rights::need(Access::Produce, queue)?;
     let conflict = self::on_conflict(on_conflict)?;
     let (due, state) = check::due(execute_at, delay)?;
     let job = NewJob {
@@ -162,6 +164,7 @@ fn bulk_put(
     task: Option<&str>,
 ) -> std::result::Result<SetOfIterator<'static, i64>, ErrorReport> {
     let queue = check::queue(queue)?;
+    rights::need(Access::Produce, queue)?;
     let (due, state) = check::due(execute_at, delay)?;
     let like = NewJob {
         queue: queue.into(),

@@ -6,7 +6,8 @@
 
 use pgrx::prelude::*;
 
-use super::check;
+use super::{check, rights};
+use crate::engine::access::Access;
 use crate::engine::names;
 use crate::engine::state::{Outcome, State};
 use crate::engine::time::Span;
@@ -24,6 +25,9 @@ use crate::store::{claim, registry};
 fn run(id: Option<i64>) -> std::result::Result<Option<Flat>, ErrorReport> {
     let id = check::given("id", id)?;
     let Some(seen) = claim::look(id)? else { return Err(Error::NoSuchJob(id).into()) };
+    if !rights::reach(&[Access::Admin], &seen.job.queue)? {
+        return Err(Error::NoSuchJob(id).into());
+    }
     let handler = handler_of(&seen.job)?;
     match admit(&handler)? {
         Admission::Granted(mut callable) => Ok(here(&handler, &mut callable, id)?),

@@ -8,9 +8,6 @@ mod tests {
         acting_as, error_of, function, holds, logged_in_as, number, refused, role, rows, run, text, value,
     };
 
-    const RUN: &str = "run(bigint)";
-    const PUT: &str = "put(text, jsonb, int, timestamptz, interval, text, text, text, int)";
-
     #[pg_test]
     fn run_returns_the_result_and_removes_the_job() {
         function("run_plain(args jsonb)", "jsonb", "RETURN args || '{\"b\": 0.10}';");
@@ -142,7 +139,7 @@ mod tests {
 
     #[pg_test]
     fn run_in_a_session_of_the_handlers_role_is_allowed() {
-        role("run_own", &[RUN]);
+        role("run_own", &["admin"]);
         let id = of_role("run_own");
         let result = logged_in_as("run_own", || text(&format!("SELECT pgq.run({id})")));
         assert_eq!(result, "\"run_own run_own\"");
@@ -150,7 +147,7 @@ mod tests {
 
     #[pg_test]
     fn run_is_refused_to_superusers_and_after_set_role() {
-        role("run_super", &[RUN]);
+        role("run_super", &["admin"]);
         let id = of_role("run_super");
         let error = refused(&format!("SELECT pgq.run({id})"), "42501");
         assert!(error.hint.contains("\"run_super\": connect as that role"), "{error:?}");
@@ -161,7 +158,7 @@ mod tests {
     #[pg_test]
     fn run_is_refused_to_other_roles_whatever_they_may_execute() {
         role("run_victim", &[]);
-        role("run_other", &[RUN]);
+        role("run_other", &["admin"]);
         let id = of_role("run_victim");
         logged_in_as("run_other", || refused(&format!("SELECT pgq.run({id})"), "42501"));
         run("REVOKE EXECUTE ON FUNCTION public.run_victim() FROM PUBLIC");
@@ -171,7 +168,7 @@ mod tests {
     #[pg_test]
     fn run_of_a_security_definer_function_of_a_superuser_is_allowed() {
         role("run_definer", &[]);
-        role("run_client", &[RUN]);
+        role("run_client", &["admin"]);
         function("run_definer()", "text", "RETURN current_user;");
         run("ALTER FUNCTION public.run_definer() SECURITY DEFINER; SELECT pgq.register('run_definer', 'public.run_definer', run_as => 'run_definer')");
         let id = number("SELECT pgq.put('run_definer')");
@@ -233,8 +230,8 @@ mod tests {
 
     #[pg_test]
     fn an_eager_put_of_a_refused_handler_is_an_ordinary_put() {
-        role("eager_low", &[PUT]);
-        role("eager_client", &[PUT]);
+        role("eager_low", &["produce"]);
+        role("eager_client", &["produce"]);
         run("SET LOCAL pgq.eager = on");
         let id = of_role("eager_low");
         assert_eq!(text(&format!("SELECT state FROM pgq.job WHERE id = {id}")), "ready");

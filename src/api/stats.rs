@@ -6,7 +6,8 @@ use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
-use super::check;
+use super::{check, rights};
+use crate::engine::access::Access;
 use crate::engine::names;
 use crate::pg::database;
 use crate::pg::report::ErrorReport;
@@ -49,11 +50,15 @@ fn stats(
     ErrorReport,
 > {
     queue.map(|q| check::queue(Some(q))).transpose()?;
+    let held = rights::need_some(&rights::COUNTS, queue)?;
     let here = database::current();
     let shared = shmem::shared();
     let ids = registry::queue_ids()?;
     let mut rows = Vec::new();
     for count in counts::stats(queue)? {
+        if !held.allow(&rights::COUNTS, Some(&count.queue)) {
+            continue;
+        }
         let (done, failed) = shared.map_or((0, 0), |s| s.counted(here, names::hash(&count.queue)));
         let mut workers = 0;
         let mut running = 0;
@@ -89,22 +94,33 @@ fn stats(
 
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
-fn executors() -> TableIterator<
-    'static,
-    (
-        name!(pid, i32),
-        name!(role, Option<Oid>),
-        name!(state, &'static str),
-        name!(handler, i32),
-        name!(job, i64),
-        name!(attempt, i32),
-        name!(since, Option<TimestampWithTimeZone>),
-        name!(started_at, Option<TimestampWithTimeZone>),
-    ),
+fn executors() -> std::result::Result<
+    TableIterator<
+        'static,
+        (
+            name!(pid, i32),
+            name!(role, Option<Oid>),
+            name!(state, &'static str),
+            name!(handler, i32),
+            name!(job, i64),
+            name!(attempt, i32),
+            name!(since, Option<TimestampWithTimeZone>),
+            name!(started_at, Option<TimestampWithTimeZone>),
+        ),
+    >,
+    ErrorReport,
 > {
+    let held = rights::need_some(&[Access::Monitor], None)?;
+    let ids = registry::queue_ids()?;
     let mut rows = Vec::new();
     if let Some(shared) = shmem::shared() {
         for (_, slot) in shared.executors_of(database::current()) {
+            let handler = slot.handler.load(SeqCst);
+            // One that works for no queue, or for one that is gone, belongs to all.
+            let queue = ids.iter().find(|(id, _)| *id == handler).map(|(_, queue)| queue.as_str());
+            if !held.allow(&[Access::Monitor], queue) {
+                continue;
+            }
             let state = match slot.state.load(SeqCst) {
                 slot_state::STARTING => "starting",
                 slot_state::IDLE => "idle",
@@ -114,7 +130,7 @@ fn executors() -> TableIterator<
                 slot.place.pid.load(SeqCst),
                 Some(user::oid_value(slot.role.load(SeqCst))),
                 state,
-                slot.handler.load(SeqCst),
+                handler,
                 slot.job.load(SeqCst),
                 slot.attempt.load(SeqCst),
                 moment(slot.since.load(SeqCst)),
@@ -122,5 +138,5 @@ fn executors() -> TableIterator<
             ));
         }
     }
-    TableIterator::new(rows)
+    Ok(TableIterator::new(rows))
 }

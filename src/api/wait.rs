@@ -6,7 +6,8 @@ use pgrx::datum::Interval;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
-use super::check;
+use super::{check, rights};
+use crate::engine::access::Access;
 use crate::engine::state::State;
 use crate::engine::time::{Micros, Span};
 use crate::error::{Error, Result};
@@ -19,6 +20,9 @@ use crate::store::{claim, history, registry};
 /// The first look again, then twice as long each time, up to the last.
 const FIRST_LOOK: Span = Span::from_millis(2);
 const LAST_LOOK: Span = Span::from_millis(50);
+
+/// Who may see what became of a job, with its result and error.
+const SHOWN: [Access; 2] = [Access::Produce, Access::Consume];
 
 struct Answer {
     state: String,
@@ -75,6 +79,9 @@ fn look(id: i64) -> Result<Answer> {
                 format!("COMMIT, then SELECT * FROM pgq.wait({id})."),
             ));
         }
+        if !rights::reach(&SHOWN, &seen.job.queue)? {
+            return Ok(gone());
+        }
         let running = runner(id).is_some();
         let state = if running { "running" } else { seen.job.state.word() };
         return Ok(Answer {
@@ -87,9 +94,15 @@ fn look(id: i64) -> Result<Answer> {
     }
     // Gone from the live jobs before it is among the finished ones would need two commits: there is one.
     Ok(match history::look(id)? {
+        Some(f) if !rights::reach(&SHOWN, &f.queue)? => gone(),
         Some(f) => Answer { state: f.outcome, result: f.result, error: f.error, attempt: Some(f.attempt), live: false },
-        None => Answer { state: "gone".into(), result: None, error: None, attempt: None, live: false },
+        None => gone(),
     })
+}
+
+/// Finished and not kept, never put, or none of the caller's business.
+fn gone() -> Answer {
+    Answer { state: "gone".into(), result: None, error: None, attempt: None, live: false }
 }
 
 /// The pid of the executor that runs the job.
@@ -98,16 +111,23 @@ fn runner(id: i64) -> Option<i32> {
     Some(slot.place.pid.load(SeqCst))
 }
 
+/// waiting's word for a job that is not there.
+const UNKNOWN: &str = "it does not wait: finished and not kept, or never put";
+
 #[pg_extern(sql = false)]
 fn waiting(id: Option<i64>) -> std::result::Result<String, ErrorReport> {
     let id = check::given("id", id)?;
-    let Some(seen) = claim::look(id)? else {
-        return Ok(match history::look(id)? {
-            Some(finished) => format!("it does not wait: {}", finished.outcome),
-            None => "it does not wait: finished and not kept, or never put".into(),
-        });
-    };
-    Ok(reason(id, &seen)?)
+    match claim::look(id)? {
+        Some(seen) if rights::reach(&rights::COUNTS, &seen.job.queue)? => return Ok(reason(id, &seen)?),
+        Some(_) => return Ok(UNKNOWN.into()),
+        None => {}
+    }
+    Ok(match history::look(id)? {
+        Some(finished) if rights::reach(&rights::COUNTS, &finished.queue)? => {
+            format!("it does not wait: {}", finished.outcome)
+        }
+        _ => UNKNOWN.into(),
+    })
 }
 
 fn reason(id: i64, seen: &claim::Seen) -> Result<String> {

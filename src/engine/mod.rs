@@ -2,6 +2,7 @@
 //! it is tested by plain `cargo test` (tests/engine.rs).
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod backoff;
 pub mod deaths;
 pub mod journal;

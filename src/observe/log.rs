@@ -1,4 +1,5 @@
-//! One line per job where `pgq.log_jobs` asks for it, one per change of state; never args, which may be secret.
+//! One line per job where `pgq.log_jobs` asks for it, one per change of state; never args, which may be secret, and
+//! the message of a failure, which may quote them, only where all is asked for.
 
 use crate::engine::time::Span;
 use crate::pg::log;
@@ -21,10 +22,13 @@ pub fn job_conflicted(id: i64, queue: &str, attempt: i32, error: &Caught) {
 
 /// A failure of a job was recorded; `next` says what becomes of it.
 pub fn job_failed(id: i64, queue: &str, attempt: i32, error: &Caught, next: &str) {
-    if settings::log_jobs() != LogJobs::none {
-        log::line(&format!(
-            "job {id} of queue \"{queue}\" failed (attempt {attempt}, {next}): {} {}",
-            error.sqlstate, error.message
-        ));
-    }
+    let message = match settings::log_jobs() {
+        LogJobs::none => return,
+        LogJobs::failed => "",
+        LogJobs::all => error.message.as_str(),
+    };
+    log::line(
+        format!("job {id} of queue \"{queue}\" failed (attempt {attempt}, {next}): {} {message}", error.sqlstate)
+            .trim_end(),
+    );
 }

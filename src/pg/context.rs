@@ -3,7 +3,9 @@
 //!
 //! errfinish (elog.c) calls the error context callbacks from the innermost to the outermost while the
 //! error lies on its stack. Ours is the outermost of a job, so the error is complete when it is called:
-//! CopyErrorData gives a copy, of which we keep what a job's record needs.
+//! CopyErrorData gives a copy, of which we keep what a job's record needs. A FATAL (somebody terminates the worker
+//! in the midst of a handler) goes to the server's log by itself: without its CONTEXT, in which PL/pgSQL quotes the
+//! statement that was running, data and all.
 
 use std::cell::{OnceCell, RefCell};
 
@@ -11,7 +13,7 @@ use pgrx::pg_sys;
 
 use super::memory::Scratch;
 
-/// ERROR's level since 14 (elog.h); FATAL and PANIC are above.
+/// ERROR's level since 14 (elog.h); FATAL and PANIC are above, and are not caught.
 const ERROR: i32 = 21;
 
 /// What was kept of an error.
@@ -79,6 +81,9 @@ unsafe extern "C-unwind" fn keep(_: *mut std::ffi::c_void) {
                 };
                 let message = text((*error).message).unwrap_or_default();
                 LAST.set(Some(Kept { code: (*error).sqlerrcode, message, context: text((*error).context) }));
+            }
+            if (*error).elevel > ERROR {
+                pg_sys::errhidecontext(true);
             }
         });
         copies.empty();

@@ -11,6 +11,7 @@ pub mod datum;
 pub mod encoding;
 pub mod extension;
 pub mod function;
+pub mod grant;
 pub mod guc;
 pub mod hooks;
 pub mod latch;

@@ -84,13 +84,11 @@ pub fn refused(sql: &str, sqlstate: &str) -> Refusal {
     error
 }
 
-/// Makes a role that may log in and use the schema, and execute these functions of it.
-///
-/// The schema first and always: concurrent tests that grant wait for each other there, in one order.
-pub fn role(name: &str, functions: &[&str]) {
-    run(&format!("CREATE ROLE {name} LOGIN; GRANT USAGE ON SCHEMA pgq TO {name}"));
-    for function in functions {
-        run(&format!("GRANT EXECUTE ON FUNCTION pgq.{function} TO {name}"));
+/// Makes a role that may log in, and has these accesses to all queues.
+pub fn role(name: &str, accesses: &[&str]) {
+    run(&format!("CREATE ROLE {name} LOGIN"));
+    for access in accesses {
+        run(&format!("SELECT pgq.grant_usage('{name}', '{access}')"));
     }
 }
 

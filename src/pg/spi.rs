@@ -253,13 +253,13 @@ impl Statement {
     pub fn rows<T>(&'static self, args: &[Arg<'_>], read: impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
         user::as_owner(|| {
             if !self.by_index {
-                return self.execute(args, read);
+                return self.execute(args, false, read);
             }
             let nest = super::guc::Nest::open();
             for setting in [c"enable_seqscan", c"enable_bitmapscan", c"enable_sort", c"jit"] {
                 nest.set(setting, c"off");
             }
-            let rows = self.execute(args, read);
+            let rows = self.execute(args, false, read);
             nest.close();
             rows
         })
@@ -268,7 +268,14 @@ impl Statement {
 
     /// Runs it as the caller, under the caller's own search_path: for questions about the catalog.
     pub fn rows_as_caller<T>(&'static self, args: &[Arg<'_>], read: impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
-        self.execute(args, read)
+        self.execute(args, false, read)
+    }
+
+    /// Reads as the owner what is committed now, whatever the transaction's isolation: for rights, which PostgreSQL
+    /// itself looks up in this way.
+    pub fn rows_now<T>(&'static self, args: &[Arg<'_>], read: impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
+        user::as_owner(|| super::xact::now(|| self.execute(args, true, read)))
+            .unwrap_or_else(|| Err(Error::Internal("the tables of extension pgq are missing".into())))
     }
 
     /// The first row, if there is one.
@@ -282,7 +289,13 @@ impl Statement {
         Ok(PROCESSED.get())
     }
 
-    fn execute<T>(&'static self, args: &[Arg<'_>], mut read: impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
+    /// With `read_only` under the active snapshot, else under a new one of the transaction's.
+    fn execute<T>(
+        &'static self,
+        args: &[Arg<'_>],
+        read_only: bool,
+        mut read: impl FnMut(&Row) -> Result<T>,
+    ) -> Result<Vec<T>> {
         debug_assert_eq!(args.len(), self.types.len());
         // SAFETY: SPI_connect … SPI_finish pairs on the success and the Err path; an ERROR unwinds past us to the
         // (sub)transaction's abort, which closes SPI (AtEOXact_SPI). Rows are read before SPI_finish frees them.
@@ -309,7 +322,7 @@ impl Statement {
             if bare {
                 pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
             }
-            let code = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr().cast(), false, 0);
+            let code = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr().cast(), read_only, 0);
             if bare {
                 pg_sys::PopActiveSnapshot();
             }

@@ -1,7 +1,7 @@
 //! Who acts: reading the session's roles, and raising to the owner of our tables for one statement.
 //!
-//! `as_owner` is only called by `pg::spi`, around one static, qualified statement, and by `pg::function`,
-//! around one look-up in the catalog; both under a pinned search_path. It is lowered again before anything
+//! `as_owner` is only called by `pg::spi`, around one static, qualified statement, by `pg::function`, around
+//! one look-up in the catalog, and by `pg::grant`, around one GRANT; all under a pinned search_path. It is lowered again before anything
 //! else runs; on an error the abort of the transaction or subtransaction restores the user id (xact.c,
 //! AbortTransaction and AbortSubTransaction) and the settings (AtEOXact_GUC), so that a caught error finds
 //! the caller's own identity too.
@@ -38,6 +38,20 @@ pub fn session() -> Role {
 pub fn is_superuser(role: Role) -> bool {
     // SAFETY: a catalog look-up inside a transaction; unknown roles are no superusers.
     unsafe { pg_sys::superuser_arg(pg_sys::Oid::from(role)) }
+}
+
+/// Does the role have all rights here: as a superuser, or with the rights of the extension's owner?
+pub fn is_owner(role: Role) -> bool {
+    // SAFETY: catalog look-ups inside a transaction; acl.c keeps the last role's memberships.
+    is_superuser(role)
+        || table_owner().is_some_and(|owner| unsafe { pg_sys::has_privs_of_role(pg_sys::Oid::from(role), owner) })
+}
+
+/// The oid of the role of this name, in the database's encoding.
+pub fn oid(name: &std::ffi::CStr) -> Option<Role> {
+    // SAFETY: a catalog look-up inside a transaction.
+    let oid = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then(|| oid.to_u32())
 }
 
 /// The role's name, if it exists.

@@ -192,6 +192,17 @@ pub fn command<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
+/// Runs `work` under a snapshot of this moment.
+pub fn now<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: inside a transaction; push and pop pair, or the abort pops.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        let result = work();
+        pg_sys::PopActiveSnapshot();
+        result
+    }
+}
+
 /// Does the session's next transaction see one moment throughout (REPEATABLE READ or SERIALIZABLE)?
 pub fn default_isolation_is_strict() -> bool {
     // SAFETY: reads a setting's variable.

@@ -148,21 +148,29 @@ pub fn take_ready(id: i64, queue: &str, task: Option<&str>) -> Result<Option<Job
     TAKE_READY.row(&[Arg::Bigint(id), Arg::Text(queue), Arg::text(task)], Job::read)
 }
 
-/// As TAKE_ONE, for the holder of a lease only.
+/// The queues whose jobs the caller may finish; `None` is all.
+pub type Queues<'a> = Option<&'a [Option<String>]>;
+
+fn queues_arg(queues: Queues<'_>) -> Arg<'_> {
+    queues.map_or(Arg::Null, Arg::Texts)
+}
+
+/// As TAKE_ONE, for the holder of a lease only, and in the queues that he may claim from.
 static TAKE_HELD: Statement = Statement::by_index(
     concat!(
         "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
             SELECT c.ctid FROM pgq.job AS c
-             WHERE c.id = $1 AND c.attempt = $2 AND c.state = 'leased' FOR UPDATE SKIP LOCKED))
+             WHERE c.id = $1 AND c.attempt = $2 AND c.state = 'leased' AND ($3 IS NULL OR c.queue = ANY ($3))
+               FOR UPDATE SKIP LOCKED))
          RETURNING ",
         job_columns!()
     ),
-    &[Type::Bigint, Type::Int],
+    &[Type::Bigint, Type::Int, Type::Texts],
 );
 
 /// Takes the job that (id, attempt) holds a lease of.
-pub fn take_held(id: i64, attempt: i32) -> Result<Option<Job>> {
-    TAKE_HELD.row(&[Arg::Bigint(id), Arg::Int(attempt)], Job::read)
+pub fn take_held(id: i64, attempt: i32, queues: Queues<'_>) -> Result<Option<Job>> {
+    TAKE_HELD.row(&[Arg::Bigint(id), Arg::Int(attempt), queues_arg(queues)], Job::read)
 }
 
 /// As TAKE_ONE, for a job that waits and whose next attempt is $2.
@@ -170,16 +178,17 @@ static TAKE_WAITING: Statement = Statement::by_index(
     concat!(
         "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
             SELECT c.ctid FROM pgq.job AS c
-             WHERE c.id = $1 AND c.attempt + 1 = $2 AND c.state <> 'leased' FOR UPDATE SKIP LOCKED))
+             WHERE c.id = $1 AND c.attempt + 1 = $2 AND c.state <> 'leased' AND ($3 IS NULL OR c.queue = ANY ($3))
+               FOR UPDATE SKIP LOCKED))
          RETURNING ",
         job_columns!()
     ),
-    &[Type::Bigint, Type::Int],
+    &[Type::Bigint, Type::Int, Type::Texts],
 );
 
 /// Takes the waiting job whose attempt would be `attempt`: after a claim that was rolled back.
-pub fn take_waiting(id: i64, attempt: i32) -> Result<Option<Job>> {
-    TAKE_WAITING.row(&[Arg::Bigint(id), Arg::Int(attempt)], Job::read)
+pub fn take_waiting(id: i64, attempt: i32, queues: Queues<'_>) -> Result<Option<Job>> {
+    TAKE_WAITING.row(&[Arg::Bigint(id), Arg::Int(attempt), queues_arg(queues)], Job::read)
 }
 
 /// Index: job_ready_idx; as LEASE. A lease of our own does not end by time: infinity.
@@ -213,14 +222,16 @@ static EXTEND: Statement = Statement::by_index(
     "UPDATE pgq.job AS j SET execute_at = CASE WHEN j.execute_at = 'infinity' THEN j.execute_at ELSE $3 END
       WHERE j.ctid = ANY (ARRAY(
             SELECT c.ctid FROM pgq.job AS c
-             WHERE c.id = $1 AND c.attempt = $2 AND c.state = 'leased' FOR UPDATE SKIP LOCKED))
+             WHERE c.id = $1 AND c.attempt = $2 AND c.state = 'leased' AND ($4 IS NULL OR c.queue = ANY ($4))
+               FOR UPDATE SKIP LOCKED))
      RETURNING j.execute_at",
-    &[Type::Bigint, Type::Int, Type::Time],
+    &[Type::Bigint, Type::Int, Type::Time, Type::Texts],
 );
 
 /// Moves the end of a lease; the new end, `None` when (id, attempt) holds none.
-pub fn extend(id: i64, attempt: i32, until: Micros) -> Result<Option<i64>> {
-    EXTEND.row(&[Arg::Bigint(id), Arg::Int(attempt), Arg::Time(until.0)], |row| row.must(1))
+pub fn extend(id: i64, attempt: i32, until: Micros, queues: Queues<'_>) -> Result<Option<i64>> {
+    let args = [Arg::Bigint(id), Arg::Int(attempt), Arg::Time(until.0), queues_arg(queues)];
+    EXTEND.row(&args, |row| row.must(1))
 }
 
 /// Index: job_pkey; locks nothing.

@@ -14,18 +14,26 @@ pub struct Finished {
     pub error: Option<Flat>,
     /// Its last attempt.
     pub attempt: i32,
+    /// Its queue.
+    pub queue: String,
 }
 
 /// Index: finished_job_pkey; locks nothing.
 static LOOK: Statement = Statement::new(
-    "SELECT f.outcome, f.result, f.error, f.attempt FROM pgq.finished_job AS f WHERE f.id = $1",
+    "SELECT f.outcome, f.result, f.error, f.attempt, f.queue FROM pgq.finished_job AS f WHERE f.id = $1",
     &[Type::Bigint],
 );
 
 /// A finished job that was kept.
 pub fn look(id: i64) -> Result<Option<Finished>> {
     LOOK.row(&[Arg::Bigint(id)], |row| {
-        Ok(Finished { outcome: row.must(1)?, result: row.get(2), error: row.get(3), attempt: row.must(4)? })
+        Ok(Finished {
+            outcome: row.must(1)?,
+            result: row.get(2),
+            error: row.get(3),
+            attempt: row.must(4)?,
+            queue: row.must(5)?,
+        })
     })
 }
 

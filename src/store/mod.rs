@@ -15,6 +15,7 @@ pub mod key;
 pub mod promote;
 pub mod quarantine;
 pub mod registry;
+pub mod rights;
 pub mod row;
 
 #[cfg(any(test, feature = "pg_test"))]

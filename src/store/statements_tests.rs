@@ -96,7 +96,7 @@ mod tests {
     #[pg_test]
     fn a_claim_that_was_rolled_back_is_taken_by_its_attempt_only() {
         let id = number("SELECT pgq.put('st_waiting')");
-        let take = |attempt| claim::take_waiting(id, attempt).expect("readable").map(|job| job.id);
+        let take = |attempt| claim::take_waiting(id, attempt, None).expect("readable").map(|job| job.id);
         assert_eq!((take(0), take(2)), (None, None));
         assert_eq!(take(1), Some(id));
     }

@@ -415,7 +415,7 @@ impl Worker {
 }
 
 const READ_ONLY: &str = "default_transaction_read_only is on for its role, this database or the server";
-/// Marks an error as "this handler cannot run": never a SQLSTATE of PostgreSQL's.
-pub(super) const PARK: &str = "PGQPK";
+/// Marks an error as "this handler cannot run". No handler can raise it: a SQLSTATE has five characters.
+pub(super) const PARK: &str = "park";
 /// Marks an error as "the extension is gone".
-pub(super) const GONE: &str = "PGQGO";
+pub(super) const GONE: &str = "gone";

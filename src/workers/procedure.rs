@@ -143,7 +143,7 @@ impl Worker {
             if !extension::lock(self.extension) {
                 return Ok(true);
             }
-            let Some(held) = claim::take_held(job.id, job.attempt)? else {
+            let Some(held) = claim::take_held(job.id, job.attempt, None)? else {
                 let seen = claim::look(job.id)?;
                 return Ok(!seen.is_some_and(|s| s.job.state == State::Leased && s.job.attempt == job.attempt));
             };

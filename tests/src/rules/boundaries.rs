@@ -4,7 +4,7 @@ use super::Finding;
 use crate::source::{Kind, Source};
 
 /// The tables that only `src/store/` may touch.
-const TABLES: [&str; 4] = ["pgq.job", "pgq.handler", "pgq.finished_job", "pgq.queue_setting"];
+const TABLES: [&str; 5] = ["pgq.job", "pgq.handler", "pgq.finished_job", "pgq.queue_setting", "pgq.queue_grant"];
 
 /// Words that make a text with a table's name a statement.
 const VERBS: [&str; 10] = ["select", "insert", "update", "delete", "from", "into", "join", "merge", "truncate", "copy"];

@@ -30,6 +30,7 @@ mod t39_database;
 mod t41_slots;
 mod t47_growth;
 mod t59_hands;
+mod t61_canaries;
 
 /// One part of the plan.
 #[derive(Debug)]
@@ -75,6 +76,7 @@ pub fn parts() -> Vec<&'static Part> {
         t41_slots::PARTS,
         t47_growth::PARTS,
         t59_hands::PARTS,
+        t61_canaries::PARTS,
     ];
     let mut parts: Vec<&Part> = families.iter().flat_map(|family| family.iter()).collect();
     parts.sort_by_key(|part| part.id);

@@ -21,8 +21,7 @@ pub const PARTS: &[Part] = &[Part {
 /// because there is only one executor. That one puts the next that leaves it, as often as `args.left` says.
 const RELAY: &str = "
     CREATE ROLE app LOGIN;
-    GRANT USAGE ON SCHEMA pgq TO app;
-    GRANT EXECUTE ON FUNCTION pgq.put TO app;
+    SELECT pgq.grant_usage('app', 'produce');
     CREATE SCHEMA app AUTHORIZATION app;
     CREATE TABLE app.kind (name text, clean text);
     CREATE TABLE app.seen (kind text, form text, same_process boolean, clean boolean);
