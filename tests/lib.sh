@@ -262,6 +262,8 @@ cleanup() {
     for pidfile in "$RUN_DIR"/*/postmaster.pid "$RUN_DIR"/*/*/postmaster.pid; do
         [[ ! -f $pidfile ]] || stop_in "$(dirname "$pidfile")"
     done
+    # The small disk of a server whose test was killed.
+    grep -o " $RUN_DIR/[^ ]* " /proc/mounts 2>/dev/null | xargs -r -n 1 "${AS_ROOT[@]}" umount -l || true
     rm -rf "$RUN_DIR" 2>/dev/null || true
     exit "$status"
 }

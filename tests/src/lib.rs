@@ -3,6 +3,7 @@
 //! servers from outside, through sockets and signals; it never links the extension.
 
 pub mod crasher;
+pub mod disk;
 pub mod hooked;
 pub mod ledger;
 pub mod markdown;

@@ -1,6 +1,7 @@
 //! A private PostgreSQL server: its own directory, reached by a Unix socket in it only, run by an
 //! ordinary user, with fsync on, because what a crash leaves behind is what many tests look at.
 
+use crate::disk::SmallDisk;
 use crate::process::{self, owner};
 use crate::psql;
 use crate::time::wait_for;
@@ -37,9 +38,16 @@ pub struct Builder {
     preload: bool,
     hooked: bool,
     settings: Vec<(String, String)>,
+    disk_megabytes: Option<u32>,
 }
 
 impl Builder {
+    /// The data directory gets a disk of its own of this size.
+    pub fn small_disk(mut self, megabytes: u32) -> Builder {
+        self.disk_megabytes = Some(megabytes);
+        self
+    }
+
     /// Whether `pgq` is in `shared_preload_libraries`. Not, unless said.
     pub fn preload(mut self, preload: bool) -> Builder {
         self.preload = preload;
@@ -65,7 +73,12 @@ impl Builder {
     pub fn start(self) -> Server {
         let directory = process::make_directory("s");
         let program = if self.hooked { crate::hooked::postgres() } else { binary("postgres") };
-        let server = Server { directory, program, child: Mutex::new(None) };
+        let disk = self.disk_megabytes.map(|megabytes| {
+            let path = directory.join("disk");
+            run(owner().command("/bin/mkdir").arg(&path));
+            SmallDisk::mount(&path, megabytes).unwrap_or_else(|error| panic!("no small disk: {error}"))
+        });
+        let server = Server { directory, program, child: Mutex::new(None), disk };
         copy_template(&server.data_directory());
         server.append_configuration(&self);
         server.start();
@@ -78,6 +91,7 @@ pub struct Server {
     directory: PathBuf,
     program: PathBuf,
     child: Mutex<Option<Child>>,
+    disk: Option<SmallDisk>,
 }
 
 impl Server {
@@ -92,7 +106,7 @@ impl Server {
     /// When it cannot be made or does not start.
     pub fn standby(&self) -> Server {
         let directory = process::make_directory("s");
-        let standby = Server { directory, program: self.program.clone(), child: Mutex::new(None) };
+        let standby = Server { directory, program: self.program.clone(), child: Mutex::new(None), disk: None };
         let mut backup = owner().command(binary("pg_basebackup"));
         backup.arg("-D").arg(standby.data_directory()).arg("-h").arg(&self.directory);
         run(backup.args(["-p", &PORT.to_string(), "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "--no-sync"]));
@@ -129,6 +143,23 @@ impl Server {
             self.is_ready(started.id()).then_some(())
         });
         *child = Some(started);
+    }
+
+    /// Starts it if it ended by itself: whether it had.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_if_ended(&self) -> bool {
+        let mut child = self.child();
+        let has_ended = child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
+        if has_ended {
+            if let Some(child) = child.take() {
+                process::forget_process(child.id());
+            }
+            drop(child);
+            self.start();
+        }
+        has_ended
     }
 
     /// Stops it and returns how long that took.
@@ -369,7 +400,12 @@ impl Server {
 
     /// The data directory.
     pub fn data_directory(&self) -> PathBuf {
-        self.directory.join("data")
+        self.directory.join(if self.disk.is_some() { "disk/data" } else { "data" })
+    }
+
+    /// The disk of its own, if it has one.
+    pub fn disk(&self) -> Option<&SmallDisk> {
+        self.disk.as_ref()
     }
 
     fn log_path(&self) -> PathBuf {
@@ -414,6 +450,7 @@ impl Drop for Server {
         if std::thread::panicking() {
             eprintln!("{}", self.log_tail());
         }
+        drop(self.disk.take());
         process::remove_directory(&self.directory);
     }
 }

@@ -75,13 +75,15 @@ pub struct Rules {
     pub intruder: Option<&'static str>,
     /// Deadlocks, lock timeouts and serialization failures occur: an attempt each, and no failure.
     pub excuses: bool,
+    /// Jobs are brought back with no failure and more attempts: their numbers say nothing.
+    pub uncounted: bool,
     /// A run that was broken off may leave effects (procedures); without it one run leaves any.
     pub at_least_once: bool,
 }
 
 impl Default for Rules {
     fn default() -> Rules {
-        Rules { steps: 2, max_attempts: 5, intruder: None, excuses: false, at_least_once: false }
+        Rules { steps: 2, max_attempts: 5, intruder: None, excuses: false, uncounted: false, at_least_once: false }
     }
 }
 
@@ -245,7 +247,9 @@ fn judge_job(verdict: &mut Verdict, job: i64, fate: &Fate, rules: &Rules) {
         verdict.sums.0 += put.qty;
         verdict.sums.1 += fate.qty();
     }
-    judge_counts(verdict, put, fate, rules);
+    if !rules.uncounted {
+        judge_counts(verdict, put, fate, rules);
+    }
 }
 
 /// Of a procedure: each attempt ran each step at most once, in order, and the last one all.

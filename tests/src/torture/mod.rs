@@ -20,15 +20,18 @@ mod t01_kill;
 mod t04_stop;
 mod t08_freeze;
 mod t09_poison;
+mod t12_disk;
 mod t14_steps;
 mod t19_batches;
 mod t21_settings;
 mod t22_procedures;
 mod t23_transactions;
+mod t24_changes;
 mod t38_extension;
 mod t39_database;
 mod t41_slots;
 mod t47_growth;
+mod t50_soak;
 mod t59_hands;
 mod t61_canaries;
 
@@ -66,15 +69,18 @@ pub fn parts() -> Vec<&'static Part> {
         t04_stop::PARTS,
         t08_freeze::PARTS,
         t09_poison::PARTS,
+        t12_disk::PARTS,
         t14_steps::PARTS,
         t19_batches::PARTS,
+        t21_settings::PARTS,
         t22_procedures::PARTS,
         t23_transactions::PARTS,
-        t21_settings::PARTS,
+        t24_changes::PARTS,
         t38_extension::PARTS,
         t39_database::PARTS,
         t41_slots::PARTS,
         t47_growth::PARTS,
+        t50_soak::PARTS,
         t59_hands::PARTS,
         t61_canaries::PARTS,
     ];

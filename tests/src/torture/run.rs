@@ -118,10 +118,15 @@ impl Run {
         }
     }
 
-    /// A server to be described, preloaded and quiet about failing jobs: what most parts want.
+    /// A server to be described, preloaded, quiet about failing jobs, and without an end to the
+    /// crashes that a job may see, because the one who kills does not look whom: what most parts want.
     pub fn server(&self) -> Builder {
         // Little memory: a restart has to set it up again.
-        Server::builder().preload(true).conf("pgq.log_jobs", "none").conf("shared_buffers", "32MB")
+        Server::builder()
+            .preload(true)
+            .conf("pgq.log_jobs", "none")
+            .conf("shared_buffers", "32MB")
+            .conf("pgq.max_crashes", 1_000_000)
     }
 
     /// How many are done.

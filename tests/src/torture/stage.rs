@@ -52,6 +52,15 @@ impl Watch {
         crate::wait_for(PATIENCE, "the server to answer", || self.try_ask(&mut question))
     }
 
+    /// The session, connected.
+    ///
+    /// # Panics
+    /// As [`Watch::ask`].
+    pub fn client(&mut self) -> &mut Client {
+        self.ask(|client| client.batch_execute("SELECT"));
+        self.client.as_mut().expect("it has just answered")
+    }
+
     /// The number that a query returns.
     ///
     /// # Panics

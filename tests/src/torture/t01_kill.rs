@@ -60,7 +60,7 @@ const KILLED: &str = "was terminated by signal 9";
 const REPLACED: Duration = Duration::from_secs(5);
 
 fn kill(run: &mut Run) {
-    let mut stage = Stage::open(run.server().conf("pgq.max_crashes", 1000), Rules::default());
+    let mut stage = Stage::open(run.server(), Rules::default());
     stage.expected.push(KILLED);
     stage.begin(run, &Mix::default());
     while run.goes_on() {
@@ -107,7 +107,7 @@ fn cancel(run: &mut Run) {
 }
 
 fn kill_the_others(run: &mut Run) {
-    let mut stage = Stage::open(run.server().conf("pgq.max_crashes", 1000), Rules::default());
+    let mut stage = Stage::open(run.server(), Rules::default());
     stage.expected.push(KILLED);
     stage.begin(run, &Mix::default());
     while run.goes_on() {
@@ -134,7 +134,7 @@ fn crash_twice(run: &mut Run) {
     // Half of them without preloading, where shared memory comes and goes with the first call.
     let count = run.count;
     for (preload, until) in [(true, count.div_ceil(2)), (false, count)] {
-        let builder = run.server().preload(preload).conf("pgq.max_crashes", 1000);
+        let builder = run.server().preload(preload);
         let mut stage = Stage::open(builder, Rules::default());
         stage.expected.push(KILLED);
         stage.begin(run, &Mix::default());

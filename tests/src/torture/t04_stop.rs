@@ -39,7 +39,7 @@ pub const PARTS: &[Part] = &[
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn stop_immediately(run: &mut Run) {
-    let mut stage = Stage::open(run.server().conf("pgq.max_crashes", 1000), Rules::default());
+    let mut stage = Stage::open(run.server(), Rules::default());
     stage.begin(run, &Mix::default());
     while run.goes_on() {
         wait_for(PATIENCE, "a job to run", || stage.watch.pid(faults::RUNNING));
@@ -55,7 +55,7 @@ fn stop_immediately(run: &mut Run) {
 const NO_ORPHAN: Duration = Duration::from_secs(5);
 
 fn kill_the_postmaster(run: &mut Run) {
-    let mut stage = Stage::open(run.server().conf("pgq.max_crashes", 1000), Rules::default());
+    let mut stage = Stage::open(run.server(), Rules::default());
     stage.begin(run, &Mix::default());
     while run.goes_on() {
         wait_for(PATIENCE, "a job to run", || stage.watch.pid(faults::RUNNING));

@@ -22,7 +22,7 @@ pub const PARTS: &[Part] = &[Part {
 /// Each attempt runs its steps once and in order, and one attempt's completion is accepted.
 fn strike_procedures(run: &mut Run) {
     let rules = Rules { steps: 3, at_least_once: true, ..Rules::default() };
-    let mut stage = Stage::open(run.server().conf("pgq.max_crashes", 1000), rules);
+    let mut stage = Stage::open(run.server(), rules);
     stage.expected.push("was terminated by signal 9");
     // One completion of each job is looked for by its row.
     stage.watch.ask(|client| client.batch_execute("SELECT pgq.configure('steps', keep_done => '1 day')"));
