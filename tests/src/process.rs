@@ -170,6 +170,19 @@ pub fn working_in(directory: &Path) -> Vec<u32> {
     pids.filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == directory)).collect()
 }
 
+/// A process in a line: its pid, state, title, and what it waits for in the kernel.
+pub fn describe(pid: u32) -> String {
+    let read = |what: &str| fs::read_to_string(format!("/proc/{pid}/{what}")).unwrap_or_default();
+    let title = read("cmdline").replace('\0', " ");
+    let state = stat_of(pid).ok().and_then(|stat| stat.first().cloned()).unwrap_or_default();
+    let signals: Vec<String> = read("status")
+        .lines()
+        .filter(|line| line.starts_with("SigBlk") || line.starts_with("ShdPnd") || line.starts_with("SigPnd"))
+        .map(|line| line.replace('\t', " "))
+        .collect();
+    format!("{pid} {state} {} [{}] {}", title.trim(), read("wchan"), signals.join(" "))
+}
+
 /// The parent of a process.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ use crate::ledger::books;
 use crate::ledger::producers::{Load, Mix};
 use crate::ledger::state;
 use crate::ledger::verdict::{judge, Rules, Verdict};
+use crate::process;
 use crate::server::{Builder, Server};
 use postgres::{Client, Config, NoTls};
 use std::thread;
@@ -124,7 +125,7 @@ impl Stage {
         let alarms = state::alarms(&self.server.log(), 0, &self.expected);
         alarms.iter().take(5).for_each(|line| run.differ(line));
         if !run.differences().is_empty() {
-            keep_log(run, &self.server);
+            keep_log(&format!("{}-{}", run.part.id, run.seed), &self.server);
         }
         verdict
     }
@@ -165,11 +166,26 @@ impl Stage {
 }
 
 /// For whoever looks for the cause: the server and its directory go.
-fn keep_log(run: &Run, server: &Server) {
-    let path = crate::repository().join(format!("target/logs/torture-{}-{}.log", run.part.id, run.seed));
+fn keep_log(name: &str, server: &Server) {
+    let path = crate::repository().join(format!("target/logs/torture-{name}.log"));
     let folder = path.parent().map(std::fs::create_dir_all);
     match folder.transpose().and_then(|_| std::fs::write(&path, server.log())) {
-        Ok(()) => eprintln!("{}: the server's log is kept in {}", run.part.id, path.display()),
-        Err(error) => eprintln!("{}: {error}\n{}", path.display(), server.log_tail()),
+        Ok(()) => eprintln!("the server's log is kept in {}", path.display()),
+        Err(error) => eprintln!("{}: {error}", path.display()),
+    }
+    for pid in process::working_in(&server.data_directory()) {
+        eprintln!("still there: {}", process::describe(pid));
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            keep_log(&format!("panic-{}", std::process::id()), &self.server);
+        }
+        // A part that did not get to its end; their threads must not outlive the server.
+        if let Some(load) = self.load.take() {
+            load.finish();
+        }
     }
 }

@@ -49,7 +49,7 @@ fn change(run: &mut Run) {
         }
     }
     stage.end_load(run);
-    stage.watch.ask(|client| client.batch_execute("SELECT pgq.resume('work'), pgq.resume()"));
+    stage.watch.ask(|client| client.batch_execute("SELECT pgq.resume()"));
     stage.close(run);
 }
 
@@ -78,7 +78,7 @@ fn one_change(client: &mut Client, rng: &mut Rng, id: i64) -> Result<&'static st
         70..=74 => ("redrive", format!("SELECT pgq.redrive('work', {})", rng.between(1, 5))),
         75..=77 => ("purge", format!("SELECT led_purge('{}')", rng.pick(&["ready", "scheduled", "dead", "cancelled"]))),
         78..=81 => ("pause", "SELECT pgq.pause('work')".to_owned()),
-        82..=89 => ("resume", "SELECT pgq.resume('work'), pgq.resume()".to_owned()),
+        82..=89 => ("resume", "SELECT pgq.resume()".to_owned()),
         90 => ("pause all", "SELECT pgq.pause()".to_owned()),
         // None of these is the holder of anything.
         91..=93 => ("complete", format!("SELECT 1 / (NOT pgq.complete({id}, {}))::int", rng.between(1, 3))),
