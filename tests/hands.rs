@@ -85,7 +85,11 @@ fn sequences_and_the_seed_stay_for_the_same_handler_only() {
          ELSE {look} END IF;"
     );
     handler(&mut client, "uses", &uses);
-    handler(&mut client, "looks", &format!("BEGIN {look} EXCEPTION WHEN OTHERS THEN INSERT INTO seen VALUES (SQLSTATE); END;"));
+    handler(
+        &mut client,
+        "looks",
+        &format!("BEGIN {look} EXCEPTION WHEN OTHERS THEN INSERT INTO seen VALUES (SQLSTATE); END;"),
+    );
     let (what, pid) = seen(&mut client, "uses");
     assert_eq!(what, "used");
     assert_eq!(seen(&mut client, "uses"), ("1 true".to_owned(), pid));
@@ -112,7 +116,7 @@ fn handlers_act_as_their_role_whatever_alter_role_set_role_says() {
     }
 }
 
-/// Nothing that a handler can do makes it fail, so a catalog is damaged: a temporary table that is not there.
+/// Nothing that an honest handler does makes it fail, so a catalog is damaged: a temporary function that is not there.
 #[test]
 fn a_worker_that_cannot_clean_its_session_leaves_with_one_line() {
     let (server, mut client) = start(&[]);
@@ -120,14 +124,16 @@ fn a_worker_that_cannot_clean_its_session_leaves_with_one_line() {
     run(
         &mut client,
         "CREATE FUNCTION damages() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
-            CREATE TEMP TABLE scratch (n int);
-            DELETE FROM pg_class WHERE oid = 'scratch'::regclass;
+            CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1';
+            DELETE FROM pg_proc WHERE oid = 'pg_temp.f()'::regprocedure;
             INSERT INTO seen VALUES ('damaged'); END $$;
          SELECT pgq.register('damages', 'damages', run_as => 'postgres')",
     );
     let (what, pid) = seen(&mut client, "damages");
     assert_eq!(what, "damaged");
-    wait_until(PATIENCE, "the worker to leave", || count(&mut client, &format!("pg_stat_activity WHERE pid = {pid}")) == 0);
+    wait_until(PATIENCE, "the worker to leave", || {
+        count(&mut client, &format!("pg_stat_activity WHERE pid = {pid}")) == 0
+    });
     assert_ne!(seen(&mut client, "looks").1, pid);
     assert_eq!(count(&mut client, "pgq.job"), 0, "the job itself was done");
     assert_eq!(lines(&server, "could not clean its session"), 1);
@@ -146,10 +152,8 @@ fn workers_are_replaced_when_they_are_old_and_no_job_notices() {
     wait_until(PATIENCE, "all jobs", || count(&mut client, "pgq.job") == 0);
     assert_eq!(count(&mut client, "seen"), put);
     let workers: i64 = one(&mut client, "SELECT count(DISTINCT pid) FROM seen");
-    let worst: f64 = one(
-        &mut client,
-        "SELECT (max(extract(epoch FROM at - what::timestamptz)) * 1000)::float8 FROM seen",
-    );
+    let worst: f64 =
+        one(&mut client, "SELECT (max(extract(epoch FROM at - what::timestamptz)) * 1000)::float8 FROM seen");
     println!("{put} jobs, {workers} workers in 6 s, the longest wait {worst:.0} ms");
     assert!((3..=8).contains(&workers), "{workers}");
     // Ten times what the start of a process takes on a busy machine.
@@ -162,7 +166,8 @@ fn workers_are_replaced_when_their_memory_has_grown() {
     let (_server, mut client) = start(&[("pgq.max_worker_memory", "30MB")]);
     handler(&mut client, "looks", "INSERT INTO seen VALUES ('');");
     // What is looked up and not there is remembered in the catalog cache, for ever.
-    let grows = "PERFORM to_regclass('nothing_' || n) FROM generate_series(1, 300000) AS n; INSERT INTO seen VALUES ('');";
+    let grows =
+        "PERFORM to_regclass('nothing_' || n) FROM generate_series(1, 300000) AS n; INSERT INTO seen VALUES ('');";
     handler(&mut client, "grows", grows);
     let (_, pid) = seen(&mut client, "looks");
     // Measured once a second, and not in the first one.
@@ -221,9 +226,8 @@ fn a_handler_that_ends_its_own_process_is_held_back_and_nobody_else() {
     }
     let deaths = lines(&server, "terminating background worker \"pgq executor\"");
     println!("{deaths} deaths in 10 s");
-    // Three executors at once at the most, until the third death; then after one second, three and seven.
-    assert!((4..=12).contains(&deaths), "{deaths}");
-    assert_eq!(lines(&server, "are held back"), 0);
+    // Up to three executors at once, four times: at first, and after one second, three and seven. Not hundreds.
+    assert!((4..=20).contains(&deaths), "{deaths}");
     assert_eq!(lines(&server, "starting them is held back"), 1, "one line when it begins");
     // Held back is not given up.
     run(&mut client, "SELECT pgq.purge('dies', 'ready')");
