@@ -6,9 +6,9 @@ use pgrx::prelude::*;
 use crate::error::Result;
 use crate::pg::report::ErrorReport;
 use crate::pg::shmem::{self, slot_state};
-use crate::pg::{bgworker, database, xact};
+use crate::pg::{bgworker, database, tamper, xact};
 use crate::settings;
-use crate::store::{counts, registry};
+use crate::store::{counts, parking, registry};
 
 struct Row {
     check: &'static str,
@@ -63,6 +63,7 @@ fn doctor() -> std::result::Result<
         workers(),
         journal(),
     ]);
+    rows.extend(tables()?);
     rows.extend(parked()?);
     rows.extend(paused()?);
     Ok(TableIterator::new(rows.into_iter().map(|r| (r.check, r.ok, r.detail, r.fix))))
@@ -119,8 +120,19 @@ fn journal() -> Row {
     )
 }
 
+fn tables() -> Result<Vec<Row>> {
+    let found = tamper::found()?;
+    if found.is_empty() {
+        return Ok(vec![row("tables untouched", true, "nothing foreign on pgq's tables", "")]);
+    }
+    Ok(found
+        .into_iter()
+        .map(|f| row("tables untouched", false, format!("all queues stand still: {}", f.what), &f.fix))
+        .collect())
+}
+
 fn parked() -> Result<Vec<Row>> {
-    let parked = registry::parked()?;
+    let parked = parking::all(settings::allow_superuser_handlers())?;
     if parked.is_empty() {
         return Ok(vec![row("parked handlers", true, "none", "")]);
     }
@@ -128,7 +140,7 @@ fn parked() -> Result<Vec<Row>> {
         .into_iter()
         .map(|p| {
             let detail = format!("queue \"{}\", {}: {}", p.queue, p.function, p.reason);
-            row("parked handlers", false, detail, &p.register)
+            row("parked handlers", false, detail, &p.fix)
         })
         .collect())
 }

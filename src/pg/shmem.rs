@@ -24,7 +24,7 @@ pub const COUNTERS: usize = 128;
 pub const TOUCHED: usize = 16;
 
 const NAME: &std::ffi::CStr = c"pgq shared memory, layout 2";
-const MAGIC: u64 = 0x7067_7120_3031_0002;
+const MAGIC: u64 = 0x7067_7120_3031_0003;
 
 /// A process that can be woken. All zero: nobody there.
 #[repr(C)]
@@ -104,6 +104,8 @@ pub struct Database {
     touched_all: AtomicU32,
     /// 1 when jobs of this database are in quarantine.
     pub quarantine: AtomicU32,
+    /// 1 while the scheduler finds something on our tables that does not belong there (pg::tamper).
+    pub tampered: AtomicU32,
 }
 
 impl Database {
@@ -329,6 +331,7 @@ impl Shared {
             entry.closed_until.store(0, SeqCst);
             entry.prepared.store(0, SeqCst);
             entry.starving.store(0, SeqCst);
+            entry.tampered.store(0, SeqCst);
             entry.starting_since.store(0, SeqCst);
             entry.served.store(served::NOT, SeqCst);
             entry.take_touched();

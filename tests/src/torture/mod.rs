@@ -20,6 +20,7 @@ mod t01_kill;
 mod t04_stop;
 mod t09_poison;
 mod t47_growth;
+mod t54_roles;
 mod t59_hands;
 
 /// One part of the plan.
@@ -54,6 +55,7 @@ pub fn parts() -> Vec<&'static Part> {
         t04_stop::PARTS,
         t09_poison::PARTS,
         t47_growth::PARTS,
+        t54_roles::PARTS,
         t59_hands::PARTS,
     ];
     let mut parts: Vec<&Part> = families.iter().flat_map(|family| family.iter()).collect();
