@@ -31,6 +31,8 @@ pub enum Error {
     Denied { message: String, detail: Option<String>, hint: String },
     /// 55000: the job or the server is not in a state in which this can be done.
     WrongState { message: String, hint: String },
+    /// 55000: something, which this says, was planted on our tables; nothing is written until it is gone.
+    Tampered(String),
     /// 23505: `on_conflict => 'error'` and a job with the key waits.
     DuplicateKey { queue: String, key: String, id: i64 },
     /// XX000: the extension's own tables are not as this library expects them.
@@ -128,6 +130,8 @@ impl From<Error> for ErrorReport {
             Error::WrongState { message, hint } => {
                 report(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).set_hint(hint)
             }
+            Error::Tampered(what) => report(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, what)
+                .set_hint("The commands that undo it: SELECT detail, fix FROM pgq.doctor() WHERE NOT ok."),
             Error::DuplicateKey { queue, key, id } => report(
                 Code::ERRCODE_UNIQUE_VIOLATION,
                 format!("a job with key \"{key}\" waits in queue \"{queue}\" already"),

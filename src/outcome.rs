@@ -108,7 +108,7 @@ pub fn crashed(job: Job, server: bool) -> Result<Word> {
 
 /// A lease ended before its holder said anything: counted, and ready again at once (or dead).
 pub fn lease_ended(job: &Job, queue: RetryOptions) -> Result<Word> {
-    let handler = registry::find(&job.queue, job.task.as_deref())?.map_or_else(Default::default, |(h, _)| h.retry[0]);
+    let handler = registry::find(&job.queue, job.task.as_deref())?.map_or_else(Default::default, |h| h.retry[0]);
     let how = Failure { places: [handler, queue], permanent: false, retry_in: Some(Span::ZERO) };
     failed(job, &Caught::new("57014", "the lease ended"), &how)
 }

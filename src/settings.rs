@@ -25,6 +25,7 @@ pub enum LogJobs {
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(4);
 static POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+static RECHECK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static IDLE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static MAX_WORKER_AGE: GucSetting<i32> = GucSetting::<i32>::new(3_600);
 static MAX_WORKER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(256);
@@ -54,6 +55,11 @@ pub fn max_workers() -> usize {
 /// How long a hint that got lost may delay a job.
 pub fn poll_interval() -> Span {
     Span::from_millis(POLL_INTERVAL.get().into())
+}
+
+/// How often what no look sees by itself is looked at again: parked handlers, our tables.
+pub fn recheck_interval() -> Span {
+    Span::from_millis(RECHECK_INTERVAL.get().into())
 }
 
 /// How long a worker without work stays.
@@ -292,6 +298,16 @@ fn define_keeping() {
 }
 
 fn define_rights() {
+    GucRegistry::define_int_guc(
+        c"pgq.recheck_interval",
+        c"Sets how often a parked handler is tried again and the tables of pgq are looked at in full.",
+        c"What the catalog shows, such as a role that may log in again, is seen within pgq.poll_interval.",
+        &RECHECK_INTERVAL,
+        100,
+        3_600_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
     GucRegistry::define_int_guc(
         c"pgq.max_args_size",
         c"Sets the largest args a job may have.",

@@ -83,13 +83,14 @@ COMMENT ON COLUMN pgq.handler.max_attempts IS 'Failures at which its jobs are de
 COMMENT ON COLUMN pgq.handler.backoff IS 'Wait after the first failure; doubles with each, give or take a tenth. NULL: left to the queue and the setting.';
 COMMENT ON COLUMN pgq.handler.max_backoff IS 'Longest wait between two attempts. NULL: left to the queue and the setting.';
 COMMENT ON COLUMN pgq.handler.registered_at IS 'When it was last registered.';
-COMMENT ON COLUMN pgq.handler.parked IS 'Why pgq parked it: it cannot run. NULL: not parked. A parked handler is tried again a minute later.';
-COMMENT ON COLUMN pgq.handler.parked_at IS 'When it was last parked; NULL: not parked.';
+COMMENT ON COLUMN pgq.handler.parked IS 'Why pgq parked it: it cannot run. NULL: not parked. Written by the scheduler when it looks; stats, waiting and doctor say how it is now.';
+COMMENT ON COLUMN pgq.handler.parked_at IS 'When it was parked, for this reason; NULL: not parked.';
+COMMENT ON COLUMN pgq.handler.parked_until IS 'When it is tried again, for a reason that the catalog does not show. NULL: it runs again as soon as what the reason says is mended.';
 COMMENT ON CONSTRAINT handler_pkey ON pgq.handler IS 'One row for each id.';
 COMMENT ON CONSTRAINT handler_queue_task_key ON pgq.handler IS 'One handler for each (queue, task); no task counts as a task.';
 COMMENT ON CONSTRAINT handler_shape_check ON pgq.handler IS 'The arguments that a handler may take.';
 COMMENT ON CONSTRAINT handler_numbers_check ON pgq.handler IS 'At least one executor, one job a transaction, one attempt.';
-COMMENT ON CONSTRAINT handler_parked_check ON pgq.handler IS 'A parked handler has a reason and a time.';
+COMMENT ON CONSTRAINT handler_parked_check ON pgq.handler IS 'A parked handler has a reason and a time; only a parked one is tried again at a time.';
 COMMENT ON INDEX pgq.handler_pkey IS 'Serves the parking of a handler, and the views.';
 COMMENT ON INDEX pgq.handler_queue_task_key IS 'Serves register and unregister, and every look for the handler of a job.';
 COMMENT ON SEQUENCE pgq.handler_id_seq IS 'Ids of handlers.';

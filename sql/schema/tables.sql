@@ -89,11 +89,13 @@ CREATE TABLE pgq.handler (
     registered_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     parked        text,
     parked_at     timestamptz,
+    parked_until  timestamptz,
     CONSTRAINT handler_pkey PRIMARY KEY (id),
     CONSTRAINT handler_queue_task_key UNIQUE NULLS NOT DISTINCT (queue, task),
     CONSTRAINT handler_shape_check CHECK (shape = 'nothing' OR shape = 'args' OR shape = 'id_args' OR shape = 'job'),
     CONSTRAINT handler_numbers_check CHECK (concurrency >= 1 AND batch >= 1 AND max_attempts >= 1),
-    CONSTRAINT handler_parked_check CHECK ((parked IS NULL) = (parked_at IS NULL))
+    CONSTRAINT handler_parked_check CHECK (
+        (parked IS NULL) = (parked_at IS NULL) AND (parked IS NOT NULL OR parked_until IS NULL))
 );
 
 -- Who may do what. Written by grant_usage and revoke_usage only: they tell the sessions that keep what they read.

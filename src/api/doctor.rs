@@ -10,9 +10,9 @@ use crate::engine::access::{Access, Rights};
 use crate::error::Result;
 use crate::pg::report::ErrorReport;
 use crate::pg::shmem::{self, slot_state};
-use crate::pg::{bgworker, clock, database, xact};
+use crate::pg::{bgworker, clock, database, tamper, xact};
 use crate::settings;
-use crate::store::{counts, registry};
+use crate::store::{counts, parking, registry};
 
 struct Row {
     check: &'static str,
@@ -68,6 +68,7 @@ fn doctor() -> std::result::Result<
         workers(),
         journal(),
     ]);
+    rows.extend(tables()?);
     rows.extend(parked(&held)?);
     rows.extend(paused(&held)?);
     Ok(TableIterator::new(rows.into_iter().map(|r| (r.check, r.ok, r.detail, r.fix))))
@@ -126,8 +127,19 @@ fn journal() -> Row {
     )
 }
 
+fn tables() -> Result<Vec<Row>> {
+    let found = tamper::found()?;
+    if found.is_empty() {
+        return Ok(vec![row("tables untouched", true, "nothing foreign on pgq's tables", "")]);
+    }
+    Ok(found
+        .into_iter()
+        .map(|f| row("tables untouched", false, format!("all queues stand still: {}", f.what), &f.fix))
+        .collect())
+}
+
 fn parked(held: &Rights) -> Result<Vec<Row>> {
-    let mut parked = registry::parked()?;
+    let mut parked = parking::all(settings::allow_superuser_handlers())?;
     parked.retain(|p| held.allow(&[Access::Monitor], Some(&p.queue)));
     if parked.is_empty() {
         return Ok(vec![row("parked handlers", true, "none", "")]);
@@ -136,7 +148,7 @@ fn parked(held: &Rights) -> Result<Vec<Row>> {
         .into_iter()
         .map(|p| {
             let detail = format!("queue \"{}\", {}: {}", p.queue, p.function, p.reason);
-            row("parked handlers", false, detail, &p.register)
+            row("parked handlers", false, detail, &p.fix)
         })
         .collect())
 }

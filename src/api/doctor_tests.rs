@@ -15,6 +15,7 @@ mod tests {
                 "(\"parked handlers\")",
                 "(\"paused queues\")",
                 "(preloaded)",
+                "(\"tables untouched\")",
                 "(\"worker slots\")",
                 "(\"workers alive\")"
             ]
@@ -54,7 +55,7 @@ mod tests {
             )
         };
         let before = registered();
-        run("UPDATE pgq.handler SET parked = 'why', parked_at = now() WHERE queue = 'doctor_parked'");
+        run("UPDATE pgq.handler SET parked = 'why', parked_at = now(), parked_until = 'infinity' WHERE queue = 'doctor_parked'");
         assert!(holds(&format!("SELECT NOT ok AND detail LIKE '%public.doctor_parked(): why' {row}")));
         run(&text(&format!("SELECT fix {row}")));
         assert_eq!(registered(), before);

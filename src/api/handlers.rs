@@ -6,12 +6,14 @@ use pgrx::prelude::*;
 use super::{check, rights};
 use crate::engine::access::Access;
 use crate::engine::names;
+use crate::engine::parking::Reason;
 use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
 use crate::pg::report::ErrorReport;
 use crate::pg::{at_commit, log, user};
 use crate::settings;
-use crate::store::registry::{self, Configuration, Function, Registration, RoleFacts};
+use crate::store::parking::{self, Subject};
+use crate::store::registry::{self, Configuration, Function, Registration};
 
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
@@ -47,9 +49,9 @@ fn register(
         check::at_least_one("max_attempts", max_attempts)?,
     ];
     let mut function = one_that_fits(name)?;
-    let role = registry::role_facts(&run_as, caller, function.oid)?.ok_or_else(|| Error::NoSuchRole(run_as.clone()))?;
-    may_register(&role, &run_as, &function)?;
-    function.role = role.oid;
+    let (role, caller_may) = registry::role(&run_as, caller)?.ok_or_else(|| Error::NoSuchRole(run_as.clone()))?;
+    function.role = role;
+    may_register(&run_as, caller_may, &function)?;
     let spans = [timeout, backoff, max_backoff];
     registry::register(&Registration { queue, task, function: &function, run_as: &run_as, spans, numbers })?;
     at_commit::touch(names::hash(queue));
@@ -64,59 +66,58 @@ fn one_that_fits(name: &str) -> Result<Function> {
     let shaped: Vec<Function> = found.iter().filter(|f| !f.shape.is_empty()).cloned().collect();
     match shaped.as_slice() {
         [] => Err(Error::NoSuchFunction { name: name.into(), found: signatures(&found) }),
-        [one] => match one.unfit {
-            None => Ok(one.clone()),
-            Some(reason) => Err(Error::UnfitFunction {
-                signature: one.signature.clone(),
-                reason: reason.into(),
-                hint: "Write a plain function or procedure that returns one value or void.".into(),
-            }),
-        },
+        [one] => Ok(one.clone()),
         many => Err(Error::AmbiguousFunction { name: name.into(), found: signatures(many) }),
     }
 }
 
-/// The rights a registration needs: of the caller, of the role, and of the function's owner, who could otherwise
-/// rewrite the function and act as the role.
-fn may_register(role: &RoleFacts, name: &str, function: &Function) -> Result<()> {
+/// The caller must be able to act as the role; for the rest the rules of parking hold: what would be parked at once
+/// is refused.
+fn may_register(run_as: &str, caller_may: bool, function: &Function) -> Result<()> {
+    if !caller_may {
+        return Err(Error::denied(
+            format!("permission denied to register a handler that runs as \"{run_as}\""),
+            format!("Have a member of \"{run_as}\" register it, or leave run_as out."),
+        ));
+    }
     let signature = &function.signature;
-    if !role.caller_may {
-        return Err(Error::denied(
-            format!("permission denied to register a handler that runs as \"{name}\""),
-            format!("Have a member of \"{name}\" register it, or leave run_as out."),
-        ));
+    let subject = Subject {
+        role: function.role,
+        run_as,
+        function: Some(function.oid),
+        signature,
+        is_procedure: function.is_procedure,
+    };
+    if let Some(reason) = parking::reason(&subject, settings::allow_superuser_handlers()) {
+        return Err(refusal(reason));
     }
-    if role.is_superuser && !settings::allow_superuser_handlers() {
-        return Err(Error::denied(
-            format!("role \"{name}\" is a superuser, and handlers may not run as one"),
-            "Give another role: run_as => 'app'; or set pgq.allow_superuser_handlers = on.",
-        ));
-    }
-    if !role.may_execute {
-        return Err(Error::denied(
-            format!("role \"{name}\" may not execute {signature}"),
-            format!("GRANT EXECUTE ON ROUTINE {signature} TO \"{name}\", and USAGE on its schema."),
-        ));
-    }
-    if !role.owner_is_trusted {
-        return Err(Error::Denied {
-            message: format!("the owner of {signature} could act as \"{name}\""),
-            detail: Some("Whoever owns a handler's function decides what its role does.".into()),
-            hint: format!("ALTER ROUTINE {signature} OWNER TO \"{name}\", or choose another run_as."),
-        });
-    }
-    if !role.can_login || !role.may_connect {
-        return Err(Error::state(
-            format!("role \"{name}\" cannot connect to this database"),
-            format!("ALTER ROLE \"{name}\" LOGIN, and GRANT CONNECT ON DATABASE: a worker connects as the role."),
-        ));
-    }
-    if role.is_superuser {
+    if user::is_superuser(function.role) {
         log::notice(&format!(
-            "{signature} will run as superuser \"{name}\": give run_as => 'another_role' unless it must"
+            "{signature} will run as superuser \"{run_as}\": give run_as => 'another_role' unless it must"
         ));
     }
     Ok(())
+}
+
+fn refusal(reason: Reason) -> Error {
+    let fix = reason.fix(|_| String::new());
+    let message = reason.to_string();
+    match reason {
+        Reason::FunctionUnfit { function, why } => Error::UnfitFunction {
+            signature: function,
+            reason: why.replacen("it", "It", 1) + ".",
+            hint: "Write a plain function or procedure that returns one value or void.".into(),
+        },
+        Reason::NoLogin { .. } | Reason::NoConnect { .. } => {
+            Error::state(message, format!("{fix} A worker connects as the role."))
+        }
+        Reason::Untrusted { .. } => Error::Denied {
+            message,
+            detail: Some("Whoever owns a handler's function decides what its role does.".into()),
+            hint: fix,
+        },
+        _ => Error::denied(message, fix),
+    }
 }
 
 #[pg_extern(sql = false)]

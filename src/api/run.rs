@@ -19,7 +19,7 @@ use crate::pg::{at_commit, log, user};
 use crate::settings;
 use crate::store::finish::{self, End};
 use crate::store::row::{current, Handler, Job};
-use crate::store::{claim, registry};
+use crate::store::{claim, parking, registry};
 
 #[pg_extern(sql = false)]
 fn run(id: Option<i64>) -> std::result::Result<Option<Flat>, ErrorReport> {
@@ -54,7 +54,7 @@ pub fn eager(id: i64) -> Result<()> {
 
 fn handler_of(job: &Job) -> Result<Handler> {
     let found = registry::find(&job.queue, job.task.as_deref())?;
-    found.map(|(handler, _)| handler).ok_or_else(|| {
+    found.ok_or_else(|| {
         Error::state(
             format!("queue \"{}\" has no handler for this job", job.queue),
             format!("SELECT pgq.register('{}', 'schema.function').", job.queue),
@@ -74,12 +74,15 @@ enum Admission {
 /// Whoever is refused learns no more than the role, not even whether the function is there.
 fn admit(handler: &Handler) -> Result<Admission> {
     let own = user::session() == handler.role && user::current() == handler.role;
+    if own {
+        if let Some(reason) = parking::forbids(handler, settings::allow_superuser_handlers()) {
+            let hint = "What mends it: SELECT detail, fix FROM pgq.doctor() WHERE NOT ok.";
+            return Err(Error::state(reason.to_string(), hint));
+        }
+    }
     match Callable::resolve(&handler.function, Shape::from_word(&handler.shape)) {
         Ok(callable) if own => Ok(Admission::Granted(callable)),
         Ok(callable) if is_trusted(&callable)? => Ok(Admission::Granted(callable.result_as(handler.role))),
-        Err(reason) if own => {
-            Err(Error::state(reason, "Register a function that exists and that the role may execute."))
-        }
         _ => {
             let role = user::name(handler.role).unwrap_or_else(|| "a role that is gone".into());
             Ok(Admission::Refused { role })

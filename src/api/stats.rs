@@ -9,11 +9,12 @@ use pgrx::prelude::*;
 use super::{check, rights};
 use crate::engine::access::Access;
 use crate::engine::names;
-use crate::pg::database;
 use crate::pg::report::ErrorReport;
 use crate::pg::shmem::{self, slot_state};
 use crate::pg::user::{self, Oid};
-use crate::store::{counts, registry};
+use crate::pg::{database, tamper};
+use crate::settings;
+use crate::store::{counts, parking, registry};
 
 fn moment(micros: i64) -> Option<TimestampWithTimeZone> {
     (micros != 0).then(|| TimestampWithTimeZone::try_from(micros).ok()).flatten()
@@ -54,6 +55,8 @@ fn stats(
     let here = database::current();
     let shared = shmem::shared();
     let ids = registry::queue_ids()?;
+    let changed = tamper::summary()?;
+    let parked = parking::all(settings::allow_superuser_handlers())?;
     let mut rows = Vec::new();
     for count in counts::stats(queue)? {
         if !held.allow(&rights::COUNTS, Some(&count.queue)) {
@@ -71,6 +74,8 @@ fn stats(
                 }
             }
         }
+        let reasons = parked.iter().filter(|p| p.queue == count.queue).map(|p| p.reason.clone());
+        let reasons: Vec<String> = changed.clone().into_iter().chain(reasons).collect();
         let since = shared.and_then(|s| moment(s.started_at.load(SeqCst)));
         rows.push((
             count.queue,
@@ -85,7 +90,7 @@ fn stats(
             since,
             workers,
             count.paused,
-            count.parked,
+            (!reasons.is_empty()).then(|| reasons.join("; ")),
             count.handlers,
         ));
     }

@@ -35,7 +35,7 @@ mod tests {
     fn stats_shows_handlers_pauses_and_reasons() {
         function("stats_handler()", "void", "");
         run("SELECT pgq.register('stats_handler', 'public.stats_handler'), pgq.register('stats_handler', 'public.stats_handler', task => 't')");
-        run("UPDATE pgq.handler SET parked = 'it is ' || coalesce(task, 'none'), parked_at = now() WHERE queue = 'stats_handler'");
+        run("UPDATE pgq.handler SET parked = 'it is ' || coalesce(task, 'none'), parked_at = now(), parked_until = 'infinity' WHERE queue = 'stats_handler'");
         run("SELECT pgq.pause('stats_handler')");
         assert_eq!(
             rows("SELECT ready, paused, handlers, parked LIKE '%it is t%' AND parked LIKE '%it is none%' FROM pgq.stats('stats_handler')"),

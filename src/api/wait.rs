@@ -13,9 +13,9 @@ use crate::engine::time::{Micros, Span};
 use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
 use crate::pg::report::ErrorReport;
-use crate::pg::{at_commit, clock, database, latch, shmem, xact};
+use crate::pg::{at_commit, clock, database, latch, shmem, tamper, xact};
 use crate::settings;
-use crate::store::{claim, history, registry};
+use crate::store::{claim, history, parking, registry};
 
 /// The first look again, then twice as long each time, up to the last.
 const FIRST_LOOK: Span = Span::from_millis(2);
@@ -151,14 +151,17 @@ fn reason(id: i64, seen: &claim::Seen) -> Result<String> {
     if registry::setting(queue)?.paused {
         return Ok(format!("queue \"{queue}\" is paused: SELECT pgq.resume('{queue}')"));
     }
-    let Some((_, parked)) = registry::find(queue, seen.job.task.as_deref())? else {
+    if let Some(changed) = tamper::summary()? {
+        return Ok(changed);
+    }
+    let Some(handler) = registry::find(queue, seen.job.task.as_deref())? else {
         let what = match &seen.job.task {
             Some(task) => format!("task \"{task}\" of queue \"{queue}\""),
             None => format!("queue \"{queue}\""),
         };
         return Ok(format!("{what} has no handler here: it waits for pgq.register or for pgq.claim"));
     };
-    if let Some(parked) = parked {
+    if let Some(parked) = parking::why(&handler, settings::allow_superuser_handlers()) {
         return Ok(format!("its handler is parked: {parked}"));
     }
     if !settings::enabled() {

@@ -91,7 +91,7 @@ mod tests {
         run("SELECT pgq.register('waiting_ready', 'public.waiting_ready')");
         assert_eq!(waiting(with_task), format!("task \"t\" of queue \"waiting_ready\" {none}"));
         assert_eq!(waiting(id), "ready: its turn comes next");
-        run("UPDATE pgq.handler SET parked = 'its function is gone', parked_at = now() WHERE queue = 'waiting_ready'");
+        run("UPDATE pgq.handler SET parked = 'its function is gone', parked_at = now(), parked_until = 'infinity' WHERE queue = 'waiting_ready'");
         assert_eq!(waiting(id), "its handler is parked: its function is gone");
         run("SELECT pgq.pause('waiting_ready')");
         assert_eq!(waiting(id), "queue \"waiting_ready\" is paused: SELECT pgq.resume('waiting_ready')");

@@ -9,6 +9,7 @@ pub mod journal;
 pub mod names;
 pub mod options;
 pub mod pace;
+pub mod parking;
 pub mod plan;
 pub mod state;
 pub mod time;

@@ -60,29 +60,41 @@ pub struct Input<'a> {
 struct CallSpace([u8; CALL_BYTES]);
 const CALL_BYTES: usize = size_of::<pg_sys::FunctionCallInfoBaseData>() + 2 * size_of::<pg_sys::NullableDatum>();
 
+/// The oid of a fully qualified signature.
+pub fn look_up(signature: &str) -> Option<u32> {
+    // As the owner of our tables and under the pinned search_path: looking up `pgq.job` needs a right on our
+    // schema that a handler's role need not have. No code runs here; the right to execute is asked elsewhere.
+    let oid: Option<pg_sys::Oid> = user::as_owner(|| {
+        // SAFETY: to_regprocedure takes one text and returns NULL for what does not exist.
+        unsafe { direct_function_call(pg_sys::to_regprocedure, &[signature.into_datum()]) }
+    })
+    .flatten();
+    oid.map(pg_sys::Oid::to_u32)
+}
+
 impl Callable {
-    /// Resolves `signature` (fully qualified). `Err` is the reason why it cannot run.
-    pub fn resolve(signature: &str, shape: Shape) -> Result<Self, String> {
-        // As the owner of our tables and under the pinned search_path: looking up `pgq.job` needs a right on our
-        // schema that a handler's role need not have. No code runs here; the right to execute is asked below.
-        let oid: Option<pg_sys::Oid> = user::as_owner(|| {
-            // SAFETY: to_regprocedure takes one text and returns NULL for what does not exist.
-            unsafe { direct_function_call(pg_sys::to_regprocedure, &[signature.into_datum()]) }
-        })
-        .flatten();
-        let Some(oid) = oid else {
-            return Err(format!("function {signature} does not exist"));
-        };
-        if !may_execute(oid) {
-            return Err(format!("permission denied for function {signature}"));
-        }
+    /// The function of an oid that `look_up` gave; the right to execute it is the caller's to ask. Raises when its
+    /// code cannot be loaded.
+    pub fn of(oid: u32, shape: Shape) -> Self {
+        let oid = pg_sys::Oid::from(oid);
         let mut info = pg_sys::FmgrInfo::default();
         // SAFETY: an existing function; what fmgr hangs onto the info lives in the current (transaction's) memory.
         let returns = unsafe {
             pg_sys::fmgr_info(oid, &mut info);
             pg_sys::get_func_rettype(oid)
         };
-        Ok(Callable { oid, returns, shape, info, result_as: None })
+        Callable { oid, returns, shape, info, result_as: None }
+    }
+
+    /// Resolves `signature` for the present user. `Err` is the reason why it cannot run.
+    pub fn resolve(signature: &str, shape: Shape) -> Result<Self, String> {
+        let Some(oid) = look_up(signature) else {
+            return Err(format!("function {signature} does not exist"));
+        };
+        if !may_execute(pg_sys::Oid::from(oid)) {
+            return Err(format!("permission denied for function {signature}"));
+        }
+        Ok(Self::of(oid, shape))
     }
 
     /// Turns the result into JSON as `role`: to_jsonb calls the casts of the result's type, which are the code of the

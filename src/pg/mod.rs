@@ -4,6 +4,7 @@
 pub mod activity;
 pub mod at_commit;
 pub mod bgworker;
+pub mod catalog;
 pub mod clock;
 pub mod context;
 pub mod database;
@@ -25,6 +26,7 @@ pub mod shmem;
 pub mod shortage;
 pub mod signals;
 pub mod spi;
+pub mod tamper;
 pub mod timeout;
 pub mod user;
 pub mod xact;

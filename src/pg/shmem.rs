@@ -106,6 +106,8 @@ pub struct Database {
     touched_all: AtomicU32,
     /// 1 when jobs of this database are in quarantine.
     pub quarantine: AtomicU32,
+    /// 1 while the scheduler finds something on our tables that does not belong there (pg::tamper).
+    pub tampered: AtomicU32,
 }
 
 impl Database {
@@ -333,6 +335,7 @@ impl Shared {
             entry.closed_until.store(0, SeqCst);
             entry.prepared.store(0, SeqCst);
             entry.starving.store(0, SeqCst);
+            entry.tampered.store(0, SeqCst);
             entry.starting_since.store(0, SeqCst);
             entry.served.store(served::NOT, SeqCst);
             entry.take_touched();

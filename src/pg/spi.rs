@@ -1,14 +1,14 @@
 //! Statements on our own tables: prepared once a backend, run as the tables' owner under a pinned
 //! search_path, their rows read into Rust before SPI ends. The only place that uses SPI.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::ffi::CString;
 
 use pgrx::datum::Interval;
 use pgrx::{pg_sys, FromDatum, IntoDatum};
 
 use super::datum::Flat;
-use super::{encoding, user};
+use super::{encoding, tamper, user};
 use crate::error::{Error, Result};
 
 /// The type of a parameter.
@@ -221,6 +221,8 @@ pub struct Statement {
     plan: Cell<pg_sys::SPIPlanPtr>,
     /// The oid of pgq.job's row type when it was prepared: another one after DROP and CREATE EXTENSION.
     job_type: Cell<pg_sys::Oid>,
+    /// The tables of ours that it writes.
+    written: OnceCell<Vec<String>>,
 }
 
 // SAFETY: a backend has one thread; pgrx refuses calls from any other.
@@ -235,6 +237,7 @@ impl Statement {
             by_index: false,
             plan: Cell::new(std::ptr::null_mut()),
             job_type: Cell::new(pg_sys::InvalidOid),
+            written: OnceCell::new(),
         }
     }
 
@@ -246,11 +249,13 @@ impl Statement {
             by_index: true,
             plan: Cell::new(std::ptr::null_mut()),
             job_type: Cell::new(pg_sys::InvalidOid),
+            written: OnceCell::new(),
         }
     }
 
     /// Runs it as the owner of our tables and reads each row.
     pub fn rows<T>(&'static self, args: &[Arg<'_>], read: impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
+        tamper::guard(self.written.get_or_init(|| tamper::written(self.sql)))?;
         user::as_owner(|| {
             if !self.by_index {
                 return self.execute(args, false, read);

@@ -34,12 +34,16 @@ impl Caught {
     }
 }
 
+/// Marks an error as "something was planted on our tables": never a SQLSTATE of PostgreSQL's.
+pub const TAMPERED: &str = "PGQTA";
+
 impl From<Error> for Caught {
     fn from(error: Error) -> Self {
+        // What else store and pg answer a worker is always a defect of ours.
+        let sqlstate = if matches!(error, Error::Tampered(_)) { TAMPERED } else { "XX000" };
         let report = ErrorReport::from(error);
         Caught {
-            // What store and pg answer a worker is always a defect of ours.
-            sqlstate: "XX000".into(),
+            sqlstate: sqlstate.into(),
             message: report.message().into(),
             detail: report.detail().map(Into::into),
             hint: report.hint().map(Into::into),
@@ -75,8 +79,9 @@ fn caught(error: CaughtError) -> Caught {
     }
 }
 
-/// Catches whatever `work` raises; nothing is cleaned up but PostgreSQL's error state.
-fn catching<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
+/// Catches whatever `work` raises; nothing is cleaned up but PostgreSQL's error state. After an error the
+/// (sub)transaction can only be aborted.
+pub fn catching<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
     PgTryBuilder::new(AssertUnwindSafe(work)).catch_others(|error| Err(caught(error))).execute()
 }
 

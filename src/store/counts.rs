@@ -21,8 +21,6 @@ pub struct QueueCount {
     pub oldest_ready: Option<Interval>,
     /// Was it paused?
     pub paused: bool,
-    /// Reasons of its parked handlers.
-    pub parked: Option<String>,
     /// Handlers registered.
     pub handlers: i64,
 }
@@ -40,7 +38,7 @@ static STATS: Statement = Statement::new(
         SELECT f.queue, pg_catalog.count(*) FILTER (WHERE f.outcome = 'dead') AS dead
           FROM pgq.finished_job AS f WHERE $1 IS NULL OR f.queue = $1 GROUP BY f.queue),
      run AS (
-        SELECT h.queue, pg_catalog.count(*) AS handlers, pg_catalog.string_agg(h.parked, '; ') AS parked
+        SELECT h.queue, pg_catalog.count(*) AS handlers
           FROM pgq.handler AS h WHERE $1 IS NULL OR h.queue = $1 GROUP BY h.queue),
      set AS (
         SELECT s.queue, s.paused FROM pgq.queue_setting AS s WHERE $1 IS NULL OR s.queue = $1)
@@ -48,7 +46,7 @@ static STATS: Statement = Statement::new(
             COALESCE(gone.dead, 0),
             CASE WHEN live.oldest IS NOT NULL
                  THEN GREATEST(pg_catalog.clock_timestamp() - live.oldest, '0'::pg_catalog.interval) END,
-            COALESCE(set.paused, false), run.parked, COALESCE(run.handlers, 0)
+            COALESCE(set.paused, false), COALESCE(run.handlers, 0)
        FROM live FULL JOIN gone USING (queue) FULL JOIN run USING (queue) FULL JOIN set USING (queue)
       ORDER BY queue",
     &[Type::Text],
@@ -65,8 +63,7 @@ pub fn stats(queue: Option<&str>) -> Result<Vec<QueueCount>> {
             dead: row.must(5)?,
             oldest_ready: row.get(6),
             paused: row.must(7)?,
-            parked: row.get(8),
-            handlers: row.must(9)?,
+            handlers: row.must(8)?,
         })
     })
 }

@@ -12,11 +12,14 @@ pub mod finish;
 pub mod history;
 pub mod insert;
 pub mod key;
+pub mod parking;
 pub mod promote;
 pub mod quarantine;
 pub mod registry;
 pub mod rights;
 pub mod row;
 
+#[cfg(any(test, feature = "pg_test"))]
+mod parking_tests;
 #[cfg(any(test, feature = "pg_test"))]
 mod statements_tests;

@@ -4,13 +4,12 @@ use pgrx::datum::Interval;
 
 use crate::error::Result;
 use crate::pg::datum::Flat;
-use crate::pg::spi::{Arg, Row, Statement, Type};
+use crate::pg::spi::{Arg, Statement, Type};
 use crate::store::row::{handler_columns, Handler};
 
-/// Handlers that may run, with their ready jobs counted up to $2. Index: job_ready_idx, at most $2 entries a
-/// handler; locks nothing. A parked handler is looked at again after a minute. The role is looked up by oid and
-/// by name: one that was renamed, re-created, or came out of a dump runs nothing until it is registered again.
-static RUNNABLE: Statement = Statement::by_index(
+/// Handlers whose queue is not paused, with their ready jobs counted up to $2; all of them, uncounted, where $2 is
+/// zero. Index: job_ready_idx, at most $2 entries a handler; locks nothing.
+static HANDLERS: Statement = Statement::by_index(
     concat!(
         "SELECT ",
         handler_columns!(),
@@ -19,18 +18,15 @@ static RUNNABLE: Statement = Statement::by_index(
                  WHERE j.queue = h.queue AND j.state = 'ready' AND j.task IS NOT DISTINCT FROM h.task
                  LIMIT $2) AS bounded)
            FROM pgq.handler AS h LEFT JOIN pgq.queue_setting AS s ON s.queue = h.queue
-          WHERE ($1 = 0::pg_catalog.oid OR h.run_as_oid = $1) AND NOT COALESCE(s.paused, false)
-            AND EXISTS (SELECT FROM pg_catalog.pg_authid AS r WHERE r.oid = h.run_as_oid AND r.rolname = h.run_as)
-            AND (h.parked_at IS NULL OR h.parked_at < pg_catalog.clock_timestamp() - '1 minute'::pg_catalog.interval)"
+          WHERE ($1 = 0::pg_catalog.oid OR h.run_as_oid = $1) AND ($2 = 0 OR NOT COALESCE(s.paused, false))"
     ),
     &[Type::Oid, Type::Bigint],
 );
 
-/// The handlers of a role (0: of all) that have ready jobs, which are counted up to `bound`.
-pub fn runnable(role: u32, bound: i64) -> Result<Vec<Handler>> {
-    let mut handlers = RUNNABLE.rows(&[Arg::Oid(role), Arg::Bigint(bound)], Handler::read)?;
-    handlers.retain(|h| h.ready > 0);
-    Ok(handlers)
+/// The handlers of a role (0: of all), with their ready jobs counted up to `bound`; with bound 0 those of paused
+/// queues too. Whether they may run is `store::parking`'s to say.
+pub fn handlers(role: u32, bound: i64) -> Result<Vec<Handler>> {
+    HANDLERS.rows(&[Arg::Oid(role), Arg::Bigint(bound)], Handler::read)
 }
 
 /// Index: handler_queue_task_key; locks nothing.
@@ -38,43 +34,16 @@ static FIND: Statement = Statement::new(
     concat!(
         "SELECT ",
         handler_columns!(),
-        ", 0::bigint, h.parked,
-           EXISTS (SELECT FROM pg_catalog.pg_authid AS r WHERE r.oid = h.run_as_oid AND r.rolname = h.run_as)
+        ", 0::bigint
            FROM pgq.handler AS h LEFT JOIN pgq.queue_setting AS s ON s.queue = h.queue
           WHERE h.queue = $1 AND h.task IS NOT DISTINCT FROM $2"
     ),
     &[Type::Text, Type::Text],
 );
 
-/// The handler of (queue, task), and why it does not run, if it does not.
-pub fn find(queue: &str, task: Option<&str>) -> Result<Option<(Handler, Option<String>)>> {
-    FIND.row(&[Arg::Text(queue), Arg::text(task)], |row| {
-        let gone = (row.get(22) != Some(true)).then(|| "its role is gone or another one now: register it again".into());
-        Ok((Handler::read(row)?, row.get(21).or(gone)))
-    })
-}
-
-/// Locks the handler's row, which nobody holds for long.
-static PARK: Statement = Statement::new(
-    "UPDATE pgq.handler AS h SET parked = $2, parked_at = CASE WHEN $2 IS NULL THEN NULL ELSE pg_catalog.clock_timestamp() END
-      WHERE h.id = $1 AND (h.parked IS DISTINCT FROM $2 OR $2 IS NOT NULL)",
-    &[Type::Int, Type::Text],
-);
-
-/// Parks a handler with a reason, or takes it back into service.
-pub fn park(handler: i32, reason: Option<&str>) -> Result<()> {
-    PARK.run(&[Arg::Int(handler), Arg::text(reason)]).map(|_| ())
-}
-
-/// Locks the rows of the role's handlers, which nobody holds for long.
-static PARK_ROLE: Statement = Statement::new(
-    "UPDATE pgq.handler AS h SET parked = $2, parked_at = pg_catalog.clock_timestamp() WHERE h.run_as_oid = $1",
-    &[Type::Oid, Type::Text],
-);
-
-/// Parks all handlers of a role with a reason.
-pub fn park_role(role: u32, reason: &str) -> Result<()> {
-    PARK_ROLE.run(&[Arg::Oid(role), Arg::Text(reason)]).map(|_| ())
+/// The handler of (queue, task).
+pub fn find(queue: &str, task: Option<&str>) -> Result<Option<Handler>> {
+    FIND.row(&[Arg::Text(queue), Arg::text(task)], Handler::read)
 }
 
 /// A registration, checked.
@@ -103,7 +72,8 @@ static REGISTER: Statement = Statement::new(
             run_as = EXCLUDED.run_as, run_as_oid = EXCLUDED.run_as_oid, timeout = EXCLUDED.timeout,
             backoff = EXCLUDED.backoff, max_backoff = EXCLUDED.max_backoff, concurrency = EXCLUDED.concurrency,
             batch = EXCLUDED.batch, max_attempts = EXCLUDED.max_attempts,
-            registered_at = pg_catalog.clock_timestamp(), parked = NULL, parked_at = NULL",
+            registered_at = pg_catalog.clock_timestamp(),
+            parked = NULL, parked_at = NULL, parked_until = NULL",
     &[
         Type::Text,
         Type::Text,
@@ -172,11 +142,7 @@ static CANDIDATES: Statement = Statement::new(
                  WHEN p.pronargs OPERATOR(pg_catalog.=) 1 AND p.proargtypes[0] OPERATOR(pg_catalog.=) k.job THEN 'job'
                  WHEN p.pronargs OPERATOR(pg_catalog.=) 2 AND p.proargtypes[0] OPERATOR(pg_catalog.=) k.id
                       AND p.proargtypes[1] OPERATOR(pg_catalog.=) k.args THEN 'id_args' END,
-            p.prokind OPERATOR(pg_catalog.=) 'p'::pg_catalog.\"char\", p.prokind::pg_catalog.text, p.proretset,
-            p.provariadic OPERATOR(pg_catalog.<>) 0::pg_catalog.oid,
-            p.prorettype OPERATOR(pg_catalog.=) ANY (ARRAY['pg_catalog.trigger', 'pg_catalog.event_trigger',
-                'pg_catalog.internal', 'pg_catalog.cstring']::pg_catalog.regtype[]::pg_catalog.oid[]),
-            p.proargmodes IS NOT NULL
+            p.prokind OPERATOR(pg_catalog.=) 'p'::pg_catalog.\"char\"
        FROM named,
             (SELECT 'pg_catalog.jsonb'::pg_catalog.regtype::pg_catalog.oid,
                     'pg_catalog.int8'::pg_catalog.regtype::pg_catalog.oid,
@@ -203,8 +169,6 @@ pub struct Function {
     pub shape: String,
     /// Is it a procedure?
     pub is_procedure: bool,
-    /// Why it cannot be a handler whatever its arguments are.
-    pub unfit: Option<&'static str>,
     /// The role that will run it; set by the registration.
     pub role: u32,
 }
@@ -212,72 +176,25 @@ pub struct Function {
 /// The functions of a name, or the one of a whole signature.
 pub fn candidates(name: &str) -> Result<Vec<Function>> {
     CANDIDATES.rows_as_caller(&[Arg::Text(name)], |row| {
-        let kind: String = row.must(5)?;
-        let unfit = if kind != "f" && kind != "p" {
-            Some("It is an aggregate or a window function.")
-        } else if row.get(6) == Some(true) {
-            Some("It returns a set.")
-        } else if row.get(7) == Some(true) || row.get(9) == Some(true) {
-            Some("It has OUT, INOUT or VARIADIC arguments.")
-        } else if row.get(8) == Some(true) {
-            Some("Its result type cannot be used outside its own purpose.")
-        } else {
-            None
-        };
         Ok(Function {
             oid: row.must_oid(1)?,
             signature: row.must(2)?,
             shape: row.get(3).unwrap_or_default(),
             is_procedure: row.must(4)?,
-            unfit,
             role: 0,
         })
     })
 }
 
 static ROLE: Statement = Statement::new(
-    "SELECT r.oid, r.rolsuper, r.rolcanlogin,
-            pg_catalog.pg_has_role($2, r.oid, 'MEMBER'),
-            pg_catalog.has_function_privilege(r.oid, $3, 'EXECUTE')
-              AND pg_catalog.has_schema_privilege(r.oid, p.pronamespace, 'USAGE'),
-            p.proowner = r.oid OR o.rolsuper OR pg_catalog.pg_has_role(p.proowner, r.oid, 'USAGE'),
-            pg_catalog.has_database_privilege(r.oid, pg_catalog.current_database(), 'CONNECT')
-       FROM pg_catalog.pg_roles AS r, pg_catalog.pg_proc AS p JOIN pg_catalog.pg_roles AS o ON o.oid = p.proowner
-      WHERE r.rolname = $1::pg_catalog.name AND p.oid = $3",
-    &[Type::Text, Type::Oid, Type::Oid],
+    "SELECT r.oid, pg_catalog.pg_has_role($2, r.oid, 'MEMBER')
+       FROM pg_catalog.pg_roles AS r WHERE r.rolname = $1::pg_catalog.name",
+    &[Type::Text, Type::Oid],
 );
 
-/// What the catalog says about a role, a caller and a function.
-pub struct RoleFacts {
-    /// The role's oid.
-    pub oid: u32,
-    /// Is it a superuser?
-    pub is_superuser: bool,
-    /// May it log in?
-    pub can_login: bool,
-    /// May the caller act as it?
-    pub caller_may: bool,
-    /// May it execute the function?
-    pub may_execute: bool,
-    /// Does the function's owner hold the role's rights anyway?
-    pub owner_is_trusted: bool,
-    /// May it connect to this database?
-    pub may_connect: bool,
-}
-
-/// Asks the catalog; `None` when there is no such role.
-pub fn role_facts(run_as: &str, caller: u32, function: u32) -> Result<Option<RoleFacts>> {
-    ROLE.row(&[Arg::Text(run_as), Arg::Oid(caller), Arg::Oid(function)], |row: &Row| {
-        Ok(RoleFacts {
-            oid: row.must_oid(1)?,
-            is_superuser: row.must(2)?,
-            can_login: row.must(3)?,
-            caller_may: row.must(4)?,
-            may_execute: row.must(5)?,
-            owner_is_trusted: row.must(6)?,
-            may_connect: row.must(7)?,
-        })
-    })
+/// (its oid, may `caller` act as it) of a role, if there is one of this name.
+pub fn role(name: &str, caller: u32) -> Result<Option<(u32, bool)>> {
+    ROLE.row(&[Arg::Text(name), Arg::Oid(caller)], |row| Ok((row.must_oid(1)?, row.must(2)?)))
 }
 
 static FUNCTION_OWNER: Statement =
@@ -398,44 +315,29 @@ pub fn setting(queue: &str) -> Result<QueueSetting> {
 /// What the handler of (queue, task), if there is one, and the queue say about retries, in this order.
 pub fn retry(queue: &str, task: Option<&str>) -> Result<[crate::engine::options::RetryOptions; 2]> {
     match find(queue, task)? {
-        Some((handler, _)) => Ok(handler.retry),
+        Some(handler) => Ok(handler.retry),
         None => Ok([Default::default(), setting(queue)?.retry]),
     }
 }
 
-/// With the registration as it was, to be repeated: a shorter one would forget options, and the role first of all.
-static PARKED: Statement = Statement::new(
-    "SELECT h.queue, h.function, h.parked,
-            pg_catalog.format('SELECT pgq.register(%L, %L', h.queue, h.function)
+/// The registration as it was, to be repeated: a shorter one would forget options, and the role first of all.
+static COMMAND: Statement = Statement::new(
+    "SELECT pg_catalog.format('SELECT pgq.register(%L, %L', h.queue, h.function)
               || COALESCE(', task => ' || pg_catalog.quote_literal(h.task), '')
-              || ', run_as => ' || pg_catalog.quote_literal(h.run_as)
+              || ', run_as => ' || pg_catalog.quote_literal($2)
               || COALESCE(', timeout => ' || pg_catalog.quote_literal(h.timeout), '')
               || COALESCE(', concurrency => ' || h.concurrency, '')
               || COALESCE(', batch => ' || h.batch, '')
               || COALESCE(', max_attempts => ' || h.max_attempts, '')
               || COALESCE(', backoff => ' || pg_catalog.quote_literal(h.backoff), '')
               || COALESCE(', max_backoff => ' || pg_catalog.quote_literal(h.max_backoff), '') || ');'
-       FROM pgq.handler AS h WHERE h.parked IS NOT NULL ORDER BY h.id",
-    &[],
+       FROM pgq.handler AS h WHERE h.id = $1",
+    &[Type::Int, Type::Text],
 );
 
-/// A parked handler.
-pub struct Parked {
-    /// Its queue.
-    pub queue: String,
-    /// Its function.
-    pub function: String,
-    /// Why.
-    pub reason: String,
-    /// The command that registers it again as it is.
-    pub register: String,
-}
-
-/// The parked handlers.
-pub fn parked() -> Result<Vec<Parked>> {
-    PARKED.rows(&[], |row| {
-        Ok(Parked { queue: row.must(1)?, function: row.must(2)?, reason: row.must(3)?, register: row.must(4)? })
-    })
+/// The command that registers a handler again as it is, to run as this role.
+pub fn command(handler: i32, run_as: &str) -> Result<String> {
+    Ok(COMMAND.row(&[Arg::Int(handler), Arg::Text(run_as)], |row| row.must(1))?.unwrap_or_default())
 }
 
 static PAUSED: Statement =

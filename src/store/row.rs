@@ -168,8 +168,12 @@ pub struct Handler {
     pub retry: [crate::engine::options::RetryOptions; 2],
     /// How long its queue keeps done jobs; `None` leaves it to the setting.
     pub keep_done: Option<Span>,
-    /// Is it parked, and looked at again?
-    pub is_parked: bool,
+    /// Why it was parked, as recorded.
+    pub parked: Option<String>,
+    /// When it is tried again, where the catalog does not tell when its reason is gone.
+    pub parked_until: Option<Micros>,
+    /// The name of its role when it was registered.
+    pub run_as: String,
     /// Jobs that may run now, counted up to a bound; only where the statement counts.
     pub ready: i64,
 }
@@ -183,7 +187,7 @@ macro_rules! handler_columns {
          (EXTRACT(epoch FROM h.max_backoff) * 1000000)::bigint,
          s.max_attempts, (EXTRACT(epoch FROM s.backoff) * 1000000)::bigint,
          (EXTRACT(epoch FROM s.max_backoff) * 1000000)::bigint,
-         (EXTRACT(epoch FROM s.keep_done) * 1000000)::bigint, h.parked IS NOT NULL"
+         (EXTRACT(epoch FROM s.keep_done) * 1000000)::bigint, h.parked, h.parked_until, h.run_as::pg_catalog.text"
     };
 }
 pub(crate) use handler_columns;
@@ -212,8 +216,10 @@ impl Handler {
             batch: row.get(11),
             retry: [retry(12), retry(15)],
             keep_done: span(18),
-            is_parked: row.must(19)?,
-            ready: row.get(20).unwrap_or(0),
+            parked: row.get(19),
+            parked_until: row.get(20).map(Micros),
+            run_as: row.must(21)?,
+            ready: row.get(22).unwrap_or(0),
         })
     }
 }

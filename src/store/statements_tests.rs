@@ -127,8 +127,8 @@ mod tests {
         run("SELECT pgq.configure('st_runnable', backoff => '3 s'), pgq.bulk_put('st_runnable', args => array_fill('1'::jsonb, ARRAY[5]))");
         let oid = u32::try_from(number("SELECT 'st_runnable'::regrole::oid")).expect("an oid");
         let runnable = |role| {
-            let mut found = registry::runnable(role, 3).expect("readable");
-            found.retain(|handler| handler.queue == "st_runnable");
+            let mut found = registry::handlers(role, 3).expect("readable");
+            found.retain(|handler| handler.queue == "st_runnable" && handler.ready > 0);
             found
         };
         let found = runnable(oid);
@@ -139,19 +139,10 @@ mod tests {
         assert_eq!(handler.retry[1].backoff.map(|span| span.0), Some(3_000_000));
         assert_eq!(runnable(0).len(), 1);
         assert_eq!(runnable(user::session()).len(), 0);
-        registry::park(handler.id, Some("why")).expect("written");
-        assert_eq!(runnable(oid).len(), 0, "a parked handler rests");
-        run("UPDATE pgq.handler SET parked_at = parked_at - interval '2 min' WHERE queue = 'st_runnable'");
-        assert_eq!(runnable(oid).len(), 1, "and is tried again");
-        registry::park(handler.id, None).expect("written");
-        assert_eq!(
-            rows("SELECT parked, parked_at FROM pgq.handler WHERE queue = 'st_runnable' AND task IS NULL"),
-            ["(,)"]
-        );
         run("SELECT pgq.pause('st_runnable')");
         assert_eq!(runnable(oid).len(), 0, "nothing runs of a paused queue");
-        registry::park_role(oid, "gone").expect("written");
-        assert_eq!(number("SELECT count(*) FROM pgq.handler WHERE queue = 'st_runnable' AND parked = 'gone'"), 2);
+        let all = registry::handlers(oid, 0).expect("readable");
+        assert_eq!(all.iter().map(|h| h.ready).collect::<Vec<_>>(), [0, 0], "with bound 0 all, uncounted");
     }
 
     #[pg_test]

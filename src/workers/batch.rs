@@ -8,7 +8,8 @@
 use std::cell::RefCell;
 use std::sync::atomic::Ordering::SeqCst;
 
-use super::executor::{Ran, Worker, GONE, PARK};
+use super::executor::{Ran, Worker, GONE};
+use super::parking;
 use crate::engine::names;
 use crate::engine::pace::Plan;
 use crate::engine::state::{is_passing, Outcome};
@@ -275,9 +276,9 @@ impl Worker {
         if error.sqlstate == GONE {
             return Ran::Gone;
         }
-        if error.sqlstate == PARK {
+        if parking::is_about_handler(error) {
             self.clear_job();
-            self.park(handler, &error.message);
+            self.park(handler, error);
             return Ran::Nothing;
         }
         let ran = match (progress.claimed, progress.current) {

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::hands::Hands;
+use super::parking;
 use super::wear::Wear;
 use super::{journal, quarantine};
 use crate::engine::journal::{Owner, Slot};
@@ -20,13 +21,11 @@ use crate::engine::pace::Pace;
 use crate::engine::plan;
 use crate::engine::state::is_passing;
 use crate::engine::time::{Micros, Span};
-use crate::pg::function::{Callable, Shape};
 use crate::pg::memory::Scratch;
 use crate::pg::shmem::{slot_state, Database, Executor, Shared};
 use crate::pg::xact::Caught;
 use crate::pg::{activity, bgworker, clock, extension, guc, latch, log, session, shmem, signals, timeout, xact};
 use crate::settings;
-use crate::store::registry;
 use crate::store::row::{current, Handler, Job};
 
 /// Nobody is asked to make room before having been here this long.
@@ -195,8 +194,8 @@ impl Worker {
         self.slot.leave.load(SeqCst) != 0 || self.hands.are_lost()
     }
 
-    /// The handlers of our role that have work. `None`: leave, the extension is gone, or a new session would start
-    /// with other settings.
+    /// The handlers of our role that have work and may run. `None`: leave, the extension or the role is gone, or a new
+    /// session would start with other settings.
     fn look(&mut self) -> Result<Option<Vec<Handler>>, Caught> {
         let (database, role, known) = (self.database, self.role, self.extension);
         let busy = i64::try_from(shmem::EXECUTORS).unwrap_or(64) + 1;
@@ -207,7 +206,7 @@ impl Worker {
             if oid == 0 || !extension::lock(oid) {
                 return Ok((oid, None));
             }
-            Ok((oid, Some(registry::runnable(role, busy)?)))
+            Ok((oid, parking::of_role(role, busy)?))
         })?;
         self.extension = extension;
         let changed = mark.is_some_and(|mark| self.wear.changed(mark));
@@ -245,6 +244,7 @@ impl Worker {
 
     /// Runs jobs of one handler until its time is over or nothing is left.
     fn one_turn(&mut self, handler: &Handler) -> Ran {
+        self.unpark(handler);
         let until = Micros(clock::now()).after(settings::batch_time());
         let mut worked = Ran::Nothing;
         loop {
@@ -278,7 +278,14 @@ impl Worker {
     }
 
     /// An error of our own, charged to no job: one line for as long as it is the same, and a moment's rest.
+    /// Of our tables the scheduler tells.
     pub(super) fn pause_after(&self, error: &Caught) {
+        if error.sqlstate == xact::TAMPERED {
+            self.call_others();
+            latch::reset();
+            latch::rest(ERROR_PAUSE.as_millis());
+            return;
+        }
         latch::reset();
         // Somebody else's transaction was in the way, or a cancel came when its job was over.
         if is_passing(&error.sqlstate) || error.sqlstate == "57014" {
@@ -342,51 +349,6 @@ impl Worker {
         self.entry.scheduler.wake();
     }
 
-    /// The handler's function in this transaction; a handler that cannot run is parked in a transaction of its own.
-    pub(super) fn resolve(handler: &Handler) -> Result<Callable, Caught> {
-        // A job is removed by the transaction that runs it, so none can run read only; and who froze a database or a
-        // role does not expect its jobs to write.
-        if xact::default_is_read_only() {
-            return Err(Caught::new(PARK, READ_ONLY));
-        }
-        let shape = Shape::from_word(&handler.shape);
-        let callable = Callable::resolve(&handler.function, shape).map_err(|reason| Caught::new(PARK, reason))?;
-        if handler.is_parked {
-            registry::park(handler.id, None)?;
-        }
-        Ok(callable)
-    }
-
-    /// Parks a handler that could not be resolved, unless it can be now. A commit is visible, and calls us, a moment
-    /// before its catalog changes reach our caches (CommitTransaction, xact.c: callbacks, then AtEOXact_Inval); and
-    /// it may have been registered anew since we looked.
-    pub(super) fn park(&self, handler: &Handler, reason: &str) {
-        latch::reset();
-        latch::rest(ERROR_PAUSE.as_millis());
-        if xact::default_is_read_only() {
-            // Only a new session sees what ALTER ROLE and ALTER DATABASE change.
-            self.slot.leave.store(1, SeqCst);
-        }
-        let extension = self.extension;
-        let parked = xact::run(|| {
-            if !extension::lock(extension) {
-                return Ok(false);
-            }
-            let now = registry::find(&handler.queue, handler.task.as_deref())?;
-            let same = now.is_some_and(|(h, _)| h.id == handler.id && h.registered_at == handler.registered_at);
-            if !same || Self::resolve(handler).is_ok() {
-                return Ok(false);
-            }
-            registry::park(handler.id, Some(reason))?;
-            Ok(true)
-        });
-        match parked {
-            Ok(true) => log::warning(&format!("handler of queue \"{}\" is parked: {reason}", handler.queue)),
-            Ok(false) => self.call_others(),
-            Err(error) => self.pause_after(&error),
-        }
-    }
-
     /// Shows the job in shared memory and in pg_stat_activity.
     pub(super) fn show(&self, handler: &Handler, job: &Job, now: i64) {
         self.slot.set_job(job.id, job.current_attempt(), now);
@@ -414,8 +376,5 @@ impl Worker {
     }
 }
 
-const READ_ONLY: &str = "default_transaction_read_only is on for its role, this database or the server";
-/// Marks an error as "this handler cannot run". No handler can raise it: a SQLSTATE has five characters.
-pub(super) const PARK: &str = "park";
 /// Marks an error as "the extension is gone".
 pub(super) const GONE: &str = "gone";

@@ -6,6 +6,7 @@ pub mod executor;
 mod hands;
 mod journal;
 pub mod launcher;
+pub mod parking;
 pub mod procedure;
 mod quarantine;
 pub mod scheduler;

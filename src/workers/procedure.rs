@@ -6,7 +6,8 @@
 
 use std::ffi::CString;
 
-use super::executor::{Ran, Worker, GONE, PARK};
+use super::executor::{Ran, Worker, GONE};
+use super::parking;
 use crate::engine::names;
 use crate::engine::state::{Outcome, State};
 use crate::engine::time::Span;
@@ -32,8 +33,8 @@ impl Worker {
             Ok(Some(job)) => job,
             Ok(None) => return Ran::Nothing,
             Err(error) if error.sqlstate == GONE => return Ran::Gone,
-            Err(error) if error.sqlstate == PARK => {
-                self.park(handler, &error.message);
+            Err(error) if parking::is_about_handler(&error) => {
+                self.park(handler, &error);
                 return Ran::Nothing;
             }
             Err(error) => {

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use super::deaths::Watch;
 use super::journal;
+use super::parking::Parking;
 use super::quarantine::{self, Dead};
 use crate::engine::names;
 use crate::engine::plan::{self, Demand, Pool};
@@ -36,8 +37,6 @@ const PRUNE_EVERY: Span = Span::from_millis(60_000);
 const ROOM_EVERY: Span = Span::from_millis(1_000);
 /// After we made room nobody comes back before this.
 const CLOSED_FOR: Span = Span::from_millis(10_000);
-/// An executor that has not come after this long never will.
-const ARRIVAL: Span = Span::from_millis(10_000);
 
 thread_local! {
     static MINE: Cell<Option<&'static Database>> = const { Cell::new(None) };
@@ -52,10 +51,9 @@ struct Scheduler {
     pruned: Option<Micros>,
     room_checked: Option<Micros>,
     had_prepared: bool,
-    /// Executors asked for that have not arrived: (slot, generation, role).
-    expected: Vec<(usize, u32, u32)>,
     watch: Watch,
     complaint: Option<String>,
+    parking: Parking,
 }
 
 /// What one look found.
@@ -90,9 +88,9 @@ pub fn run(argument: i32) {
         pruned: None,
         room_checked: None,
         had_prepared: false,
-        expected: Vec::new(),
         watch: Watch::default(),
         complaint: None,
+        parking: Parking::default(),
     };
     scheduler.work();
     bgworker::exit(0);
@@ -133,14 +131,20 @@ impl Scheduler {
                     seen
                 }
                 Ok(None) => return,
+                Err(error) if error.sqlstate == xact::TAMPERED => {
+                    Seen { handlers: Vec::new(), next_due: self.parking.alarm(now), more: false }
+                }
                 Err(error) => {
                     self.complain(format!("a look at the queues failed: {} {}", error.sqlstate, error.message));
                     Seen { handlers: Vec::new(), next_due: Some(now.after(ROOM_EVERY)), more: false }
                 }
             };
+            if let Err(error) = self.parking.record(self.extension) {
+                self.complain(format!("a handler could not be parked: {} {}", error.sqlstate, error.message));
+            }
             self.staff(&seen.handlers, now);
             if self.may_leave(&seen, now) {
-                self.publish(seen.next_due);
+                self.publish(self.parking.back_at(seen.next_due, now));
                 return;
             }
             self.rest(&seen, now);
@@ -225,7 +229,7 @@ impl Scheduler {
     /// Ends the executors of this database at once. One that was on its way is not missed: that it does not arrive
     /// is our doing, not its role's.
     fn terminate(&mut self) {
-        self.expected.clear();
+        self.parking.expect_none();
         for (_, slot) in self.shared.executors_of(self.oid) {
             slot.leave.store(1, SeqCst);
             latch::signal(slot.place.pid.load(SeqCst), Signal::Terminate);
@@ -297,6 +301,7 @@ impl Scheduler {
     }
 
     fn look_inside(&mut self, now: Micros, dead: &[Dead]) -> Result<Seen, Caught> {
+        self.parking.inspect(self.entry.tampered.load(SeqCst) != 0, now)?;
         let isolated = quarantine::settle(dead)?;
         let promoted = promote::promote(now, None, PORTION)?;
         let ended = promote::take_ended(now, None, PORTION)?;
@@ -321,9 +326,10 @@ impl Scheduler {
             let before = |keep: Span| now.0.saturating_sub(keep.0);
             history::prune(before(settings::keep_done()), before(settings::keep_dead()), PORTION * 10)?;
         }
-        self.park_the_absent()?;
         self.entry.quarantine.store(store::quarantine::any()?.into(), SeqCst);
-        Ok(Seen { handlers: registry::runnable(0, BOUND)?, next_due: promote::next_due()?, more })
+        let (handlers, again) = self.parking.admit(registry::handlers(0, BOUND)?, self.shared, self.oid);
+        let next_due = [promote::next_due()?, again].into_iter().flatten().min();
+        Ok(Seen { handlers, next_due, more })
     }
 
     /// COMMIT PREPARED tells nobody: while this database has prepared transactions, and once after, every queue
@@ -356,35 +362,6 @@ impl Scheduler {
         }
         if !told.is_empty() {
             counts::notify(&told)?;
-        }
-        Ok(())
-    }
-
-    /// An executor that was asked for and never connected: its role cannot log in or connect, or is gone. Its
-    /// handlers are parked, with that reason, for a minute.
-    fn park_the_absent(&mut self) -> Result<(), Caught> {
-        let mut absent = Vec::new();
-        let shared = self.shared;
-        let now = Micros(clock::now());
-        self.expected.retain(|(number, generation, role)| {
-            let slot = &shared.executors[*number];
-            let same = slot.generation.load(SeqCst) == *generation;
-            // Of a slot that somebody else has by now nothing can be told.
-            if !same || slot.arrived.load(SeqCst) == *generation {
-                return false;
-            }
-            if slot.state.load(SeqCst) == slot_state::STARTING {
-                if now.since(Micros(slot.started.load(SeqCst))) < ARRIVAL || slot.place.is_taken() {
-                    return true;
-                }
-                shared.free(*number, *generation);
-            }
-            absent.push(*role);
-            false
-        });
-        for role in absent {
-            registry::park_role(role, "no worker could connect as its role: the server's log says why")?;
-            log::warning(&format!("no worker could connect as role {role}: its handlers are parked for a minute"));
         }
         Ok(())
     }
@@ -462,7 +439,7 @@ impl Scheduler {
             notify: latch::my_pid(),
         });
         if started {
-            self.expected.push((number, generation, role));
+            self.parking.expect(number, generation, role);
             self.watch.started(number, generation, role);
         } else {
             self.shared.free(number, generation);

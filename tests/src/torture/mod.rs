@@ -32,6 +32,7 @@ mod t39_database;
 mod t41_slots;
 mod t47_growth;
 mod t50_soak;
+mod t54_roles;
 mod t59_hands;
 mod t61_canaries;
 
@@ -81,6 +82,7 @@ pub fn parts() -> Vec<&'static Part> {
         t41_slots::PARTS,
         t47_growth::PARTS,
         t50_soak::PARTS,
+        t54_roles::PARTS,
         t59_hands::PARTS,
         t61_canaries::PARTS,
     ];
