@@ -34,8 +34,8 @@ impl Caught {
     }
 }
 
-/// Marks an error as "something was planted on our tables": never a SQLSTATE of PostgreSQL's.
-pub const TAMPERED: &str = "PGQTA";
+/// Marks an error as "something was planted on our tables". No handler can raise it: a SQLSTATE has five characters.
+pub const TAMPERED: &str = "tampered";
 
 impl From<Error> for Caught {
     fn from(error: Error) -> Self {
