@@ -328,9 +328,6 @@ impl Statement {
                 pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
             }
             let code = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr().cast(), read_only, 0);
-            if bare {
-                pg_sys::PopActiveSnapshot();
-            }
             if code < 0 {
                 return Err(Error::Internal(format!("SPI answered {code}")));
             }
@@ -350,6 +347,10 @@ impl Statement {
                         }
                     }
                 }
+            }
+            // Not before the rows are read: large values are fetched from the TOAST table under it.
+            if bare {
+                pg_sys::PopActiveSnapshot();
             }
             pg_sys::SPI_finish();
             failed.map_or(Ok(rows), Err)

@@ -30,7 +30,10 @@ mod t24_changes;
 mod t38_extension;
 mod t39_database;
 mod t41_slots;
+mod t46_idle;
 mod t47_growth;
+mod t48_payloads;
+mod t49_limits;
 mod t50_soak;
 mod t54_roles;
 mod t59_hands;
@@ -80,7 +83,10 @@ pub fn parts() -> Vec<&'static Part> {
         t38_extension::PARTS,
         t39_database::PARTS,
         t41_slots::PARTS,
+        t46_idle::PARTS,
         t47_growth::PARTS,
+        t48_payloads::PARTS,
+        t49_limits::PARTS,
         t50_soak::PARTS,
         t54_roles::PARTS,
         t59_hands::PARTS,
