@@ -99,7 +99,8 @@ pub fn is_passing(sqlstate: &str) -> bool {
 
 /// Judges a failed attempt. Passing errors are not counted until they made up `free` attempts.
 pub fn judge(tally: Tally, sqlstate: &str, permanent: bool, free: i32) -> Verdict {
-    if permanent {
+    // After the last number that an attempt can have there is no next one.
+    if permanent || tally.attempt == i32::MAX {
         return Verdict::Dead;
     }
     let uncounted = tally.attempt.saturating_sub(tally.failures).saturating_sub(1);
@@ -142,6 +143,12 @@ mod tests {
     #[test]
     fn permanent_failures_are_not_repeated() {
         assert_eq!(judge(tally(1, 0, 5), "P0001", true, 20), Verdict::Dead);
+    }
+
+    #[test]
+    fn after_the_last_number_of_an_attempt_there_is_no_next() {
+        assert_eq!(judge(tally(i32::MAX, 0, 5), "40001", false, 20), Verdict::Dead);
+        assert_eq!(judge(tally(i32::MAX - 1, 0, 5), "P0001", false, 20), Verdict::Retry { counted: true });
     }
 
     #[test]

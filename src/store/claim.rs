@@ -95,8 +95,8 @@ static LEASE: Statement = Statement::by_index(
             RETURNING d.*)
          INSERT INTO pgq.job AS j (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
                                    max_attempts, key, crashes, error, quarantined)
-         SELECT g.id, g.queue, g.task, g.args, g.priority, $4, g.created_at, 'leased', g.attempt + 1, g.failures,
-                g.max_attempts, g.key, g.crashes, g.error, g.quarantined FROM gone AS g
+         SELECT g.id, g.queue, g.task, g.args, g.priority, $4, g.created_at, 'leased', LEAST(g.attempt, 2147483646) + 1,
+                g.failures, g.max_attempts, g.key, g.crashes, g.error, g.quarantined FROM gone AS g
          RETURNING ",
         job_columns!()
     ),
@@ -178,7 +178,7 @@ static TAKE_WAITING: Statement = Statement::by_index(
     concat!(
         "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
             SELECT c.ctid FROM pgq.job AS c
-             WHERE c.id = $1 AND c.attempt + 1 = $2 AND c.state <> 'leased' AND ($3 IS NULL OR c.queue = ANY ($3))
+             WHERE c.id = $1 AND c.attempt::bigint + 1 = $2 AND c.state <> 'leased' AND ($3 IS NULL OR c.queue = ANY ($3))
                FOR UPDATE SKIP LOCKED))
          RETURNING ",
         job_columns!()
@@ -203,8 +203,8 @@ static LEASE_ONE: Statement = Statement::by_index(
             RETURNING d.*)
          INSERT INTO pgq.job AS j (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
                                    max_attempts, key, crashes, error, quarantined)
-         SELECT g.id, g.queue, g.task, g.args, g.priority, 'infinity', g.created_at, 'leased', g.attempt + 1,
-                g.failures, g.max_attempts, g.key, g.crashes, g.error, g.quarantined FROM gone AS g
+         SELECT g.id, g.queue, g.task, g.args, g.priority, 'infinity', g.created_at, 'leased',
+                LEAST(g.attempt, 2147483646) + 1, g.failures, g.max_attempts, g.key, g.crashes, g.error, g.quarantined FROM gone AS g
          RETURNING ",
         job_columns!()
     ),

@@ -9,7 +9,7 @@ static ISOLATE: Statement = Statement::by_index(
     "UPDATE pgq.job AS j SET quarantined = true
       WHERE j.ctid = ANY (ARRAY(
             SELECT c.ctid FROM pgq.job AS c
-             WHERE c.id = $1 AND $2 = CASE WHEN c.state = 'leased' THEN c.attempt ELSE c.attempt + 1 END
+             WHERE c.id = $1 AND $2 = CASE WHEN c.state = 'leased' THEN c.attempt ELSE c.attempt::bigint + 1 END
                FOR UPDATE SKIP LOCKED))
      RETURNING j.queue",
     &[Type::Bigint, Type::Int],
