@@ -1,21 +1,15 @@
-//! What pgq costs when there is nothing to do: no transaction id, no open snapshot, hardly any
-//! processor time; and idle workers leave and come back for whatever is put or falls due.
+//! Idle workers leave, and come back for whatever is put or falls due. What they cost as long as they stay is torture
+//! part T46.
 
-use pgq_tests::process::cpu_time;
 use pgq_tests::{wait_until, Server};
 use postgres::Client;
 use std::collections::BTreeMap;
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// Starting a worker takes milliseconds; a busy machine takes longer.
 const START: Duration = Duration::from_secs(20);
 /// Twice what is promised for jobs that fall due: 1 s.
 const DUE: Duration = Duration::from_secs(2);
-/// How far apart the looks at `pg_stat_activity` are. What is open in two of them in a row is held
-/// open; the scheduler's own look takes less than a millisecond.
-const LOOK: Duration = Duration::from_millis(100);
-
 /// A queue that runs, and everything that waits for something other than a worker: what has no
 /// handler, what is paused, what is due tomorrow.
 const QUEUES: &str = "
@@ -64,76 +58,6 @@ fn workers(client: &mut Client) -> BTreeMap<u32, String> {
     let sql = "SELECT pid, backend_type FROM pg_stat_activity WHERE backend_type LIKE 'pgq%'";
     let rows = client.query(sql, &[]).expect("pg_stat_activity");
     rows.iter().map(|row| (u32::try_from(row.get::<_, i32>(0)).expect("a pid"), row.get(1))).collect()
-}
-
-#[test]
-fn a_minute_of_idleness_costs_no_transaction_id_no_snapshot_and_hardly_any_time() {
-    // The workers stay: what they cost is looked at, not their absence.
-    let (_server, mut client) = start(true, "10min");
-    for queue in ["quick", "procedure"] {
-        let id = number(&mut client, &format!("SELECT pgq.put('{queue}')"));
-        wait_until(START, "the job to run", || ran(&mut client, id));
-    }
-    wait_until(START, "the completions", || {
-        number(&mut client, "SELECT count(*) FROM pgq.job WHERE queue = 'procedure'") == 0
-    });
-    let there = workers(&mut client);
-    for kind in ["pgq launcher", "pgq scheduler", "pgq executor"] {
-        assert!(there.values().any(|k| k == kind), "no {kind} in {there:?}");
-    }
-    let idle = measure(&mut client, &there, Duration::from_secs(60));
-    assert_eq!(idle.transaction_ids, 0);
-    assert_eq!(idle.held_open, Vec::<String>::new());
-    assert_eq!(workers(&mut client), there, "the same workers all the time");
-    for (kind, share) in &idle.shares {
-        assert!(*share < 0.005, "a {kind} used {share} of a core");
-    }
-}
-
-struct Idle {
-    transaction_ids: i64,
-    held_open: Vec<String>,
-    shares: Vec<(String, f64)>,
-}
-
-fn measure(client: &mut Client, workers: &BTreeMap<u32, String>, during: Duration) -> Idle {
-    const NEXT_XID: &str = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
-    const OPEN: &str = "SELECT format('%s %s since %s, xmin %s, xid %s', backend_type, pid, xact_start, backend_xmin,
-                                      backend_xid)
-                          FROM pg_stat_activity
-                         WHERE backend_type LIKE 'pgq%'
-                           AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL OR xact_start IS NOT NULL)";
-    let times = || -> Vec<Duration> { workers.keys().map(|pid| cpu_time(*pid).expect("it runs")).collect() };
-    let open = |client: &mut Client| -> Vec<String> {
-        let rows = client.query(OPEN, &[]).expect("pg_stat_activity");
-        rows.iter().map(|row| row.get(0)).collect()
-    };
-    let (xid_before, before, began) = (number(client, NEXT_XID), times(), Instant::now());
-    let (mut last, mut held_open, mut looks, mut seen) = (Vec::new(), Vec::new(), 0, 0);
-    while began.elapsed() < during {
-        let now = open(client);
-        held_open.extend(now.iter().filter(|one| last.contains(*one)).cloned());
-        looks += 1;
-        seen += usize::from(!now.is_empty());
-        last = now;
-        thread::sleep(LOOK);
-    }
-    let wall = began.elapsed().as_secs_f64();
-    let shares: Vec<(String, f64)> = times()
-        .iter()
-        .zip(&before)
-        .zip(workers.values())
-        .map(|((after, before), kind)| (kind.clone(), (*after - *before).as_secs_f64() / wall))
-        .collect();
-    let transaction_ids = number(client, NEXT_XID) - xid_before;
-    println!(
-        "{wall:.1} s idle: {transaction_ids} transaction ids, something open in {seen} of {looks} looks, \
-         held open: {held_open:?}"
-    );
-    for (kind, share) in &shares {
-        println!("  {kind}: {:.3} % of a core", share * 100.0);
-    }
-    Idle { transaction_ids, held_open, shares }
 }
 
 #[test]
