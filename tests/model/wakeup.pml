@@ -1,34 +1,39 @@
-/* How a committed put reaches a handler, as a model that spin searches through: no reachable state in which a visible
- * job sleeps with nobody on the way to it. tests/model/check runs it; src/workers/README.md tells the same in prose.
+/* How a committed put reaches a handler, as a model that spin searches through: in no reachable state does a visible job
+ * sleep with nobody on the way to it. tests/model/check runs it; src/workers/README.md tells the same in prose.
  *
- * One queue, one database, one role. What is exact: the order of every read and write of shared memory, each of them
- * a step of its own between which the others run. What is left out: time (a timer that is no poll is a free choice at
- * the worst moment: leaving comes right after the look, a turn ends whenever it likes), delayed jobs (their put wakes
- * in the same way, and a wait is cut to the next due time), NOTIFY, DROP of anything, a switched-off pgq, the freeing
- * and remaking of a database's entry.
+ * One database, one role, one handler with one executor. What is exact: the order of the reads and writes of shared
+ * memory, each a step of its own between which all others run. What is left out: time (a timer that is no poll is a
+ * free choice at the worst moment: leaving comes right after the look, a turn ends whenever it likes), delayed jobs
+ * (their put wakes in the same way, and a wait is cut to the next due time), NOTIFY, DROP of anything, a switched-off
+ * pgq, the freeing and remaking of a database's entry, an abort (it tells nobody: the poll is there for it).
  *
- *   model                        source
- *   ask                          pg/shmem.rs    Place::wake: exchange the flag, read the number, latch for the first
- *   Producer                     pg/at_commit.rs finish, call (xact.c runs them after ProcArrayEndTransaction)
- *   Outside                      api/claim.rs   a client's claim without lease, committed
- *   Launcher: boot … rest        workers/launcher.rs run, look, needed, start
- *   Scheduler: boot              workers/scheduler.rs run; Place::occupy
- *   Scheduler: top, look         Scheduler::work: latch::reset, take_wake, look
- *   Scheduler: staff             Scheduler::staff, pools, wake_idle, start; engine/plan.rs orders
- *   Scheduler: rest              Scheduler::rest; the flag set again: it looks again after 20 ms at most
- *   Scheduler: publish, leave    Scheduler::publish; leave, the exit callback: every way out but SIGKILL
- *   Executor: boot … rest        workers/executor.rs run, Worker::work, turns; batch.rs run_functions
- *   Executor: leave              executor.rs leave, after ShutdownPostgres rolled the transaction back
- *   number, latch[number]        a process's place in the array of processes: the next process has another one
+ *   model                       source
+ *   Producer, ask_scheduler     pg/at_commit.rs finish, call; pg/shmem.rs Place::wake (xact.c runs the callback after
+ *                               ProcArrayEndTransaction, so after the job is visible)
+ *   Outside                     api/claim.rs: a client's claim without lease, committed
+ *   Launcher  boot … rest       workers/launcher.rs run, look, needed, start
+ *   Scheduler boot              workers/scheduler.rs run; Place::occupy
+ *             top, look         Scheduler::work: latch::reset, take_wake, look
+ *             staff             park_the_absent, staff, pools, wake_idle, start; engine/plan.rs orders
+ *             rest              Scheduler::rest (the flag set again: another look after 20 ms at most)
+ *             publish, leave    publish; leave, the exit callback: every way out but SIGKILL
+ *   Executor  boot … rest       workers/executor.rs run, Worker::work, turns; workers/batch.rs run_functions
+ *             leave             leave, after ShutdownPostgres rolled the transaction back
+ *   sch_number, latch[]         PGPROC numbers: the next scheduler has another one, and a latch of its own
  *
  * A death is a free choice between two steps, DEATHS in all. A producer that dies after its job became visible stands
- * for COMMIT PREPARED, an apply worker and a row written by hand too: they tell nobody. SIGKILL ends all processes and
- * empties shared memory: that is the initial state with a job already there.
+ * for COMMIT PREPARED, an apply worker and rows written by hand too: they tell nobody. SIGKILL ends all processes and
+ * empties shared memory: that is the second initial state, with a job already there.
  *
- *   -DPOLL           timers: the scheduler's poll_interval, the launcher's 60 s, its 10 s for a scheduler that never
- *                    came, and the postmaster's 1 s before it starts the launcher again (without it: at once)
- *   -DDEATHS=n
- *   -DLATCH_FIRST, -DTAKE_AFTER_LOOK, -DNO_SECOND_LOOK, -DBUSY_IS_RUNNING   faults that the search must find
+ *   -DPOLL           timers fire, all of them, when nobody can take a step: the scheduler's poll_interval, the
+ *                    launcher's 60 s and its 10 s for a scheduler that never came, the scheduler's 10 s for an
+ *                    executor, the executor's idle_timeout. Without it none ever fires that could find a job.
+ *   -DDEATHS=n -DPUTS=n -DLEAVES=n (voluntary leaves; without a number, any)
+ *   -DNO_EXECUTOR    half of the model: what a look finds is done
+ *   -DNO_LAUNCHER    the other half: one scheduler, which stays and lives
+ *   -DOUTSIDE        with a client that claims
+ *   -DLATCH_FIRST -DTAKE_AFTER_LOOK -DNO_SECOND_LOOK -DBUSY_IS_RUNNING -DNOTE_AFTER_PLACE -DNOT_ADOPTED
+ *                    faults, each at its place below, that the search must find
  */
 #ifndef DEATHS
 #define DEATHS 0
@@ -60,7 +65,7 @@ bool exe_job;            /* Executor.job: shows one */
 bool exe_here, exe_flag, exe_latch;
 bool exe_asked;
 
-bool second, minute;     /* a timer's end: only Watch sets them */
+bool second, minute, idle;   /* the timers of scheduler, launcher and executor have fired: set by Watch */
 byte deaths, leaves;
 byte begun;              /* producers whose job became visible, or never will */
 
@@ -89,41 +94,34 @@ inline ask_launcher(first, there) {
 
 /* Place::wake for the scheduler; `number` is zero where there is none. */
 inline ask_scheduler(first, number) {
-#ifdef LATCH_FIRST
-    number = sch_number;
-    first = !sch_flag;
-    if :: number > 0 && first -> latch[number] = true :: else fi;
-    sch_flag = true
-#else
     atomic { first = !sch_flag; sch_flag = true }
     number = sch_number;
     if :: number > 0 && first -> latch[number] = true :: else fi
-#endif
 }
 
 proctype Producer(byte me) {
     bool first; byte number;
     /* ProcArrayEndTransaction; a death before it is the server's restart. In turn: they are all alike. */
     atomic { begun == me -> ready++; begun++ }
-    MAY_DIE(dead) 
+    MAY_DIE(dead)
 #ifdef LATCH_FIRST
     number = sch_number;
     first = !sch_flag;
     if :: number > 0 && first -> latch[number] = true :: else fi;
-    MAY_DIE(dead) 
+    MAY_DIE(dead)
     sch_flag = true;
 #else
     atomic { first = !sch_flag; sch_flag = true }
-    MAY_DIE(dead) 
+    MAY_DIE(dead)
     number = sch_number;
-    MAY_DIE(dead) 
+    MAY_DIE(dead)
     if :: number > 0 && first -> latch[number] = true :: else fi;
 #endif
-    MAY_DIE(dead) 
+    MAY_DIE(dead)
     if
     :: number == 0 ->
         atomic { first = !lau_flag; lau_flag = true }
-        MAY_DIE(dead) 
+        MAY_DIE(dead)
         number = lau_here;
         if :: number && first -> lau_latch = true :: else fi
     :: else
@@ -146,7 +144,7 @@ boot:
 top:
     lau_latch = false;                     /* reset the latch */
     lau_flag = false;                      /* take the flag back */
-    MAY_DIE(leave) 
+    MAY_DIE(leave)
 look:
 #ifdef NOTE_AFTER_PLACE
     if :: sch_here -> starting = false; goto rest :: else fi;
@@ -162,11 +160,11 @@ look:
     fi;
     starting = true;                       /* start */
     due = LATER;
-    MAY_DIE(leave) 
+    MAY_DIE(leave)
     sch_flag = false;
     sch_asked++;                           /* RegisterDynamicBackgroundWorker */
 rest:
-    MAY_DIE(leave) 
+    MAY_DIE(leave)
     tick = false;
 end_rest:
     if
@@ -174,39 +172,46 @@ end_rest:
     :: minute -> atomic { minute = false; tick = true } goto top
     fi;
 leave:
-    lau_here = false;
+    lau_here = false; minute = false;
     goto boot                              /* restart time 1 s */
 }
 
 proctype Scheduler(byte me) {
-    bool first, there; byte seen;
+    bool first, there, tick; byte seen;
 end_boot:
     atomic { sch_asked > 0 -> sch_asked-- }
-    SCH_DIES(end_boot)                      /* before its exit callback is there */
+    SCH_DIES(end_boot)                     /* before its exit callback is there */
     if                                     /* occupy: compare and swap of the pid … */
     :: atomic { !sch_here -> sch_here = true }
     :: sch_here -> goto vacated
     fi;
-    SCH_DIES(leave) 
+    SCH_DIES(leave)
     sch_number = me;                       /* … then the number */
-    SCH_DIES(leave)                         /* connects */
+    SCH_DIES(leave)                        /* connects */
     due = NOW;
 top:
-    SCH_DIES(leave) 
+    SCH_DIES(leave)
     latch[me] = false;                     /* reset the latch */
 #ifndef TAKE_AFTER_LOOK
-    SCH_DIES(leave) 
+    SCH_DIES(leave)
     sch_flag = false;                      /* take the flag back */
 #endif
-    SCH_DIES(leave) 
+    SCH_DIES(leave)
 look:
     seen = ready + taken;                  /* registry::runnable: of rows that somebody deletes it sees the old */
-    SCH_DIES(leave) 
+    SCH_DIES(leave)
 #ifdef TAKE_AFTER_LOOK
     sch_flag = false;
-    SCH_DIES(leave) 
+    SCH_DIES(leave)
 #endif
 staff:
+#if defined(POLL) && !defined(NOT_ADOPTED)
+    if                                     /* ARRIVAL has passed: park_the_absent */
+    :: atomic { tick && exe_state == STARTING && !exe_asked && !exe_here -> exe_state = FREE }
+    :: else
+    fi;
+#endif
+    tick = false;
     if
     :: seen > 0 ->
 #ifdef NO_EXECUTOR
@@ -225,10 +230,10 @@ staff:
         :: exe_state == IDLE || (exe_state == BUSY && !exe_job) ->
 #endif
             atomic { first = !exe_flag; exe_flag = true }
-            SCH_DIES(leave) 
+            SCH_DIES(leave)
             if :: first && exe_here -> exe_latch = true :: else fi
         :: atomic { exe_state == FREE -> exe_state = STARTING; exe_flag = false } /* reserve, under the lock */
-            SCH_DIES(leave) 
+            SCH_DIES(leave)
             exe_asked = true
         fi
 #endif
@@ -241,12 +246,12 @@ staff:
         fi
     fi;
 rest:
-    SCH_DIES(leave) 
+    SCH_DIES(leave)
     if :: sch_flag -> goto top :: else fi;
 end_rest:
     if
     :: latch[me] -> goto top
-    :: second -> second = false; goto top  /* poll_interval */
+    :: second -> atomic { second = false; tick = true } goto top   /* poll_interval */
     :: ready + taken == 0 -> goto top      /* idle_timeout */
     fi;
 publish:
@@ -256,7 +261,7 @@ leave:
     starting = false;
 #endif
     if :: sch_number == me -> sch_number = 0 :: else fi;
-    sch_here = false;                      /* vacate */
+    sch_here = false; second = false;      /* vacate */
 vacated:
 #ifdef NOTE_AFTER_PLACE
     starting = false;
@@ -282,22 +287,22 @@ end_boot:
     exe_asked = false;
     exe_here = true;                       /* occupy */
 top:
-    MAY_DIE(leave) 
+    MAY_DIE(leave)
     exe_latch = false;                     /* reset the latch */
-    MAY_DIE(leave) 
+    MAY_DIE(leave)
     exe_flag = false;                      /* take the flag back */
     exe_state = IDLE;
     worked = false;
-    MAY_DIE(leave) 
+    MAY_DIE(leave)
 look:
     if :: ready + taken > 0 :: else -> goto nothing fi;
     exe_state = BUSY;                      /* Shared::begin */
 claim:
-    MAY_DIE(leave) 
+    MAY_DIE(leave)
     if
     :: atomic { ready > 0 -> ready--; taken++ }
         exe_job = true;                    /* show */
-        MAY_DIE(leave) 
+        MAY_DIE(leave)
         taken--;                           /* commit: the row and its effects */
         worked = true;
         exe_job = false;                   /* clear_job */
@@ -307,16 +312,17 @@ claim:
     exe_state = IDLE;
     if :: worked -> goto top :: else fi;
 nothing:
-    MAY_DIE(leave) 
-    if :: atomic { MAY_LEAVE goto leave } :: true fi;   /* idle_timeout has passed */
+    MAY_DIE(leave)
+    if :: atomic { MAY_LEAVE goto leave } :: true fi; /* idle_timeout has passed */
 end_rest:
     if
     :: exe_latch -> goto top
-    :: ready + taken == 0 -> goto top      /* idle_timeout */
+    :: idle -> idle = false                /* idle_timeout; it looked when it lay down */
+    :: ready + taken == 0 -> goto top      /* as well */
     fi;
 leave:
     atomic { ready = ready + taken; taken = 0 }   /* ShutdownPostgres rolls back */
-    exe_here = false;
+    exe_here = false; idle = false;
     atomic { exe_job = false; exe_flag = false; exe_state = FREE }   /* under the lock */
     ask_scheduler(first, number);
     goto end_boot
@@ -334,7 +340,7 @@ again:
 #ifdef POLL
         assert(polls < 2);
         polls++;
-        if :: sch_here -> second = true :: else -> minute = true fi;
+        atomic { second = sch_here; minute = lau_here; idle = exe_here }
         goto again
 #else
         assert(false)
@@ -363,7 +369,6 @@ init {
 #ifdef OUTSIDE
         run Outside();
 #endif
-
         for (n : 0 .. PUTS - 1) { run Producer(n) }
         run Watch()
     }
