@@ -109,6 +109,19 @@ need_packages() {
     EXTENSION_DIR=$("$PG_CONFIG" --sharedir)/extension
 }
 
+# The checker of install scripts, of exactly these versions, in a place of its own.
+PGSPOT=(pgspot==0.9.4 pglast==7.21)
+PGSPOT_DIR=$TARGET_DIR/pgspot
+need_pgspot() {
+    [[ "$(cat "$PGSPOT_DIR/versions" 2>/dev/null)" != "${PGSPOT[*]}" ]] || return 0
+    python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
+    step "installing ${PGSPOT[0]}"
+    rm -rf "$PGSPOT_DIR"
+    quietly pgspot-venv python3 -m venv "$PGSPOT_DIR"
+    quietly pgspot-install "$PGSPOT_DIR/bin/pip" install --disable-pip-version-check "${PGSPOT[@]}"
+    echo "${PGSPOT[*]}" >"$PGSPOT_DIR/versions"
+}
+
 install_packages() {
     [[ -n "$(command -v apt-get)" ]] || die "missing, and no apt-get here: $*"
     need_sudo "$*"

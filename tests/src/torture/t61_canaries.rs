@@ -28,10 +28,10 @@ const HANDLERS: &str = r#"
     CREATE SCHEMA app AUTHORIZATION app;
     SELECT pgq.grant_usage('watcher', 'monitor');
     SET ROLE app;
-    CREATE TABLE app.plain (word text CHECK (word !~ 'canary'), number int UNIQUE DEFERRABLE INITIALLY DEFERRED);
+    CREATE TABLE app.plain (word text CHECK (word !~ 'canary'));
     CREATE FUNCTION app.returns(args jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT args $$;
     CREATE FUNCTION app.raises(args jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
-        RAISE EXCEPTION 'message %', args->>'c' USING DETAIL = 'detail ' || args, HINT = 'hint ' || args; END $$;
+        RAISE EXCEPTION 'message %', args->>'c' USING DETAIL = 'detail ' || (args->>'c'), HINT = 'hint ' || (args->>'c'); END $$;
     CREATE FUNCTION app.casts(args jsonb) RETURNS int LANGUAGE sql AS $$ SELECT (args->>'c')::int $$;
     CREATE FUNCTION app.checks(args jsonb) RETURNS void LANGUAGE sql AS $$ INSERT INTO app.plain VALUES (args->>'c') $$;
     CREATE FUNCTION app.says_statement(args jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
@@ -39,12 +39,11 @@ const HANDLERS: &str = r#"
     CREATE FUNCTION app.parks(args jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
         RAISE EXCEPTION '%', args USING ERRCODE = 'PGQPK'; END $$;
     CREATE FUNCTION app.at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        RAISE EXCEPTION 'at commit: %', current_setting('app.c'); END $$;
-    CREATE TABLE app.late (n int);
+        RAISE EXCEPTION 'at commit: %', NEW.word; END $$;
+    CREATE TABLE app.late (word text);
     CREATE CONSTRAINT TRIGGER late AFTER INSERT ON app.late DEFERRABLE INITIALLY DEFERRED
         FOR EACH ROW EXECUTE FUNCTION app.at_commit();
-    CREATE FUNCTION app.defers(args jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
-        PERFORM set_config('app.c', args->>'c', true); INSERT INTO app.late VALUES (1); END $$;
+    CREATE FUNCTION app.defers(args jsonb) RETURNS void LANGUAGE sql AS $$ INSERT INTO app.late VALUES (args->>'c') $$;
     CREATE PROCEDURE app.proc(args jsonb) LANGUAGE plpgsql AS $$ BEGIN
         COMMIT; RAISE EXCEPTION 'procedure %', args; END $$;
     CREATE FUNCTION app.sleeps(args jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
