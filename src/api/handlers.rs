@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 
 use super::check;
 use crate::engine::names;
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::pg::datum::Flat;
 use crate::pg::report::ErrorReport;
 use crate::pg::{at_commit, log, user};
@@ -27,7 +27,7 @@ fn register(
     max_backoff: Option<Interval>,
 ) -> std::result::Result<String, ErrorReport> {
     let (queue, task) = (check::queue(queue)?, check::task(task)?);
-    let name = check::given("handler", handler)?;
+    let name = function_name(handler)?;
     let caller = user::current();
     let run_as = match run_as {
         Some(name) => name.to_string_lossy().into_owned(),
@@ -55,6 +55,20 @@ fn register(
     Ok(function.signature)
 }
 
+/// The longest name or signature of a function, in bytes: three identifiers, quoted, and two types.
+const LONGEST_FUNCTION: usize = 1_000;
+
+fn function_name(handler: Option<&str>) -> Result<&str> {
+    let name = check::given("handler", handler)?;
+    if name.len() > LONGEST_FUNCTION {
+        return Err(Error::argument(
+            format!("invalid function name of {} bytes", name.len()),
+            "Give the function's name or signature: pgq.register('queue', 'app.send_mail').",
+        ));
+    }
+    Ok(name)
+}
+
 /// The one function that the name means and that can be a handler.
 fn one_that_fits(name: &str) -> Result<Function> {
     let found = registry::candidates(name)?;
@@ -77,7 +91,7 @@ fn one_that_fits(name: &str) -> Result<Function> {
 /// The rights a registration needs: of the caller, of the role, and of the function's owner, who could otherwise
 /// rewrite the function and act as the role.
 fn may_register(role: &RoleFacts, name: &str, function: &Function) -> Result<()> {
-    let signature = &function.signature;
+    let (signature, quoted) = (&function.signature, error::identifier(name));
     if !role.caller_may {
         return Err(Error::denied(
             format!("permission denied to register a handler that runs as \"{name}\""),
@@ -93,20 +107,20 @@ fn may_register(role: &RoleFacts, name: &str, function: &Function) -> Result<()>
     if !role.may_execute {
         return Err(Error::denied(
             format!("role \"{name}\" may not execute {signature}"),
-            format!("GRANT EXECUTE ON ROUTINE {signature} TO \"{name}\", and USAGE on its schema."),
+            format!("GRANT EXECUTE ON ROUTINE {signature} TO {quoted}, and USAGE on its schema."),
         ));
     }
     if !role.owner_is_trusted {
         return Err(Error::Denied {
             message: format!("the owner of {signature} could act as \"{name}\""),
             detail: Some("Whoever owns a handler's function decides what its role does.".into()),
-            hint: format!("ALTER ROUTINE {signature} OWNER TO \"{name}\", or choose another run_as."),
+            hint: format!("ALTER ROUTINE {signature} OWNER TO {quoted}, or choose another run_as."),
         });
     }
     if !role.can_login || !role.may_connect {
         return Err(Error::state(
             format!("role \"{name}\" cannot connect to this database"),
-            format!("ALTER ROLE \"{name}\" LOGIN, and GRANT CONNECT ON DATABASE: a worker connects as the role."),
+            format!("ALTER ROLE {quoted} LOGIN, and GRANT CONNECT ON DATABASE: a worker connects as the role."),
         ));
     }
     if role.is_superuser {

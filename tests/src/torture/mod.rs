@@ -4,6 +4,7 @@
 //!
 //! A new part is a file here with its `PARTS`, one line under "the files" and one in [`parts`].
 
+pub mod attacks;
 pub mod faults;
 pub mod options;
 pub mod report;
@@ -25,6 +26,8 @@ mod t19_batches;
 mod t22_procedures;
 mod t23_transactions;
 mod t47_growth;
+mod t52_identity;
+mod t53_escalation;
 mod t59_hands;
 
 /// One part of the plan.
@@ -66,6 +69,8 @@ pub fn parts() -> Vec<&'static Part> {
         t22_procedures::PARTS,
         t23_transactions::PARTS,
         t47_growth::PARTS,
+        t52_identity::PARTS,
+        t53_escalation::PARTS,
         t59_hands::PARTS,
     ];
     let mut parts: Vec<&Part> = families.iter().flat_map(|family| family.iter()).collect();
