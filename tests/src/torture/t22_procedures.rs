@@ -14,7 +14,7 @@ pub const PARTS: &[Part] = &[Part {
     id: "T22",
     title: "procedures killed and terminated between their commits",
     unit: "blows",
-    quick: 60,
+    quick: 30,
     full: 1_000,
     run: strike_procedures,
 }];

@@ -14,7 +14,7 @@ pub const PARTS: &[Part] = &[Part {
     id: "T23",
     title: "puts in savepoints, triggers, COPY, cascades and prepared transactions",
     unit: "transactions",
-    quick: 1_500,
+    quick: 800,
     full: 10_000,
     run: mixed,
 }];

@@ -13,7 +13,7 @@ pub const PARTS: &[Part] = &[Part {
     id: "T50",
     title: "a soak with every kind of fault in random order",
     unit: "faults",
-    quick: 26,
+    quick: 13,
     full: 500,
     run: soak,
 }];
