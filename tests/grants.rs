@@ -172,7 +172,8 @@ fn no_event_trigger_runs_under_the_raised_role() {
 #[test]
 fn a_dump_carries_the_grants() {
     let (server, mut client) = start();
-    run(&mut client, "CREATE ROLE guest LOGIN; CREATE DATABASE restored");
+    run(&mut client, "CREATE DATABASE restored");
+    run(&mut client, "CREATE ROLE guest LOGIN");
     run(&mut client, "SELECT pgq.grant_usage('guest', 'produce', 'mine'), pgq.grant_usage('guest', 'monitor')");
     let mut dump = Command::new(binary("pg_dump"));
     dump.arg("-h").arg(server.socket_directory()).args(["-p", &server.port().to_string(), "-U", "postgres", "app"]);
