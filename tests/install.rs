@@ -72,6 +72,36 @@ fn fails(client: &mut Client, statement: &str) -> DbError {
     error.as_db_error().expect("of the server").clone()
 }
 
+/// In use too: by a superuser who still has the hostile path.
+fn use_everything(client: &mut Client) {
+    for call in [
+        "put('q')",
+        "put('q', key => 'k')",
+        "put('q', key => 'k', on_conflict => 'replace')",
+        "bulk_put('q', jobs => '[{\"args\": 1}]')",
+        "claim('q', lease => '1 min')",
+        "complete(1, 1)",
+        "stats()",
+        "doctor()",
+        "waiting(2)",
+        "configure('q', keep_done => '1 day')",
+        "pause('q')",
+        "resume()",
+        "cancel(2)",
+        "retry(2)",
+        "redrive('q')",
+        "purge('q', 'dead')",
+        "grant_usage('attacker', 'produce')",
+        "may('produce')",
+        "revoke_usage('attacker', 'produce')",
+    ] {
+        run(client, &format!("SELECT pgq.{call}"));
+    }
+    for view in ["queues", "running", "workers", "dead"] {
+        run(client, &format!("SELECT * FROM pgq.{view}"));
+    }
+}
+
 #[test]
 fn hostile_objects_change_nothing_of_what_is_installed() {
     let server = start();
@@ -102,33 +132,7 @@ fn hostile_objects_change_nothing_of_what_is_installed() {
         run(&mut client, "CREATE EXTENSION pgq");
         assert_eq!(show(&mut client), expected, "{name}");
         run(&mut client, &format!("RESET search_path; {way}"));
-        // And in use: by a superuser who still has the hostile path.
-        for call in [
-            "put('q')",
-            "put('q', key => 'k')",
-            "put('q', key => 'k', on_conflict => 'replace')",
-            "bulk_put('q', jobs => '[{\"args\": 1}]')",
-            "claim('q', lease => '1 min')",
-            "complete(1, 1)",
-            "stats()",
-            "doctor()",
-            "waiting(2)",
-            "configure('q', keep_done => '1 day')",
-            "pause('q')",
-            "resume()",
-            "cancel(2)",
-            "retry(2)",
-            "redrive('q')",
-            "purge('q', 'dead')",
-            "grant_usage('attacker', 'produce')",
-            "may('produce')",
-            "revoke_usage('attacker', 'produce')",
-        ] {
-            run(&mut client, &format!("SELECT pgq.{call}"));
-        }
-        for view in ["queues", "running", "workers", "dead"] {
-            run(&mut client, &format!("SELECT * FROM pgq.{view}"));
-        }
+        use_everything(&mut client);
         let caught: Option<String> = one(&mut client, "SELECT pg_catalog.string_agg(by, ', ') FROM public.caught");
         assert_eq!(caught, None, "{name}");
     }

@@ -1,21 +1,10 @@
 //! Who may call what on which queue: grant_usage, its inverse, and what each function does with a caller who has
 //! the right, has none, has it elsewhere, had it, or has it by membership.
 
-use pgq_tests::{count, one, run, Server};
-use postgres::error::SqlState;
-use postgres::{Client, NoTls};
-
-/// What a call does for somebody who has no right to it.
-#[derive(Clone, Copy)]
-enum Without {
-    /// 42501 with the command that gives the right.
-    Denied,
-    /// This answer: as if the job were not there.
-    Answer(&'static str),
-    /// 42704: as if the job were not there.
-    NoSuchJob,
-}
-use Without::{Answer, Denied, NoSuchJob};
+use pgq_tests::calls::Without::{self, Answer, Denied, NoSuchJob};
+use pgq_tests::calls::{grant, refused, start, works};
+use pgq_tests::{count, one, run};
+use postgres::Client;
 
 /// (access, call, what it does without): {q} is the queue; {ready}, {leased}, {dead} are jobs of it.
 const CALLS: &[(&str, &str, Without)] = &[
@@ -60,21 +49,6 @@ const CALLS: &[(&str, &str, Without)] = &[
     ("admin", "SELECT count(*) FROM pgq.queues WHERE queue = '{q}'", Answer("0")),
 ];
 
-/// A server whose workers do nothing, so that jobs stay as they are.
-fn start() -> (Server, Client) {
-    let server = Server::builder().preload(true).conf("pgq.enabled", "off").start();
-    let mut client = server.create_database("app");
-    run(
-        &mut client,
-        "CREATE FUNCTION public.noop() RETURNS int LANGUAGE sql AS 'SELECT 1';
-         CREATE FUNCTION public.everything(role name) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
-            EXECUTE format('GRANT USAGE ON SCHEMA pgq TO %1$I;
-                GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgq TO %1$I;
-                GRANT SELECT ON pgq.queues, pgq.running, pgq.workers, pgq.dead TO %1$I', role); END $$;",
-    );
-    (server, client)
-}
-
 /// Puts a ready, a leased and a dead job into the queue, with a handler that runs as the role, and pauses it where
 /// that is looked for.
 fn filled(client: &mut Client, queue: &str, role: &str, call: &str) -> String {
@@ -102,58 +76,6 @@ fn filled(client: &mut Client, queue: &str, role: &str, call: &str) -> String {
         .replace("{ready}", &ready.to_string())
         .replace("{leased}", &leased.to_string())
         .replace("{dead}", &dead.to_string())
-}
-
-/// The one value of a call as text, or its error.
-fn ask(client: &mut Client, call: &str) -> Result<String, postgres::Error> {
-    let rows = client.simple_query(call)?;
-    let value = rows.iter().find_map(|message| match message {
-        postgres::SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("").to_owned()),
-        _ => None,
-    });
-    Ok(match value.unwrap_or_else(|| panic!("no row: {call}")).as_str() {
-        "t" => "true".into(),
-        "f" => "false".into(),
-        other => other.into(),
-    })
-}
-
-/// The call must go as it does without the right; the HINT, where there is one.
-fn refused(client: &mut Client, call: &str, without: Without, when: &str) -> Option<String> {
-    let answer = ask(client, call);
-    let error = |answer: Result<String, postgres::Error>| match answer {
-        Ok(value) => panic!("{when}: not refused, but {value:?}: {call}"),
-        Err(error) => error.as_db_error().unwrap_or_else(|| panic!("{error}")).clone(),
-    };
-    match without {
-        Denied => {
-            let error = error(answer);
-            assert_eq!(*error.code(), SqlState::INSUFFICIENT_PRIVILEGE, "{when}: {call}: {error:?}");
-            Some(error.hint().unwrap_or_default().to_owned())
-        }
-        NoSuchJob => {
-            let error = error(answer);
-            assert_eq!(*error.code(), SqlState::UNDEFINED_OBJECT, "{when}: {call}: {error:?}");
-            None
-        }
-        Answer(expected) => {
-            let value = answer.unwrap_or_else(|error| panic!("{when}: {call}: {error:?}"));
-            assert_eq!(value, expected, "{when}: {call}");
-            None
-        }
-    }
-}
-
-/// The call must do what it is for.
-fn works(client: &mut Client, call: &str, without: Without, when: &str) {
-    let value = ask(client, call).unwrap_or_else(|error| panic!("{when}: {call}: {error:?}"));
-    if let Answer(nothing) = without {
-        assert_ne!(value, nothing, "{when}: {call}");
-    }
-}
-
-fn grant(client: &mut Client, what: &str, role: &str, access: &str, queue: &str) -> bool {
-    one(client, &format!("SELECT pgq.{what}_usage('{role}', '{access}', {queue})"))
 }
 
 #[test]
@@ -212,7 +134,7 @@ fn each_function_asks_for_its_right_on_its_queue() {
                 refused(&mut own, &made, *without, "revoked");
             }
         }
-        run(&mut client, &format!("SELECT pgq.unregister('mine'), pgq.unregister('mine', 'new')"));
+        run(&mut client, "SELECT pgq.unregister('mine'), pgq.unregister('mine', 'new')");
         drop(own);
         run(&mut client, &format!("DROP OWNED BY {role}; DROP ROLE {role}"));
     }
@@ -334,178 +256,6 @@ fn what_is_remembered_of_rights_is_forgotten_in_time() {
     assert!(as_guest(&mut client, may), "a superuser");
     run(&mut client, "ALTER ROLE guest NOSUPERUSER");
     assert!(!as_guest(&mut client, may), "no superuser any more");
-}
-
-/// A grant is bound to the role and not to its name; DROP ROLE is refused while it has one.
-#[test]
-fn a_role_that_is_re_created_inherits_nothing() {
-    let (server, mut client) = start();
-    run(&mut client, "CREATE ROLE guest LOGIN; SELECT pgq.grant_usage('guest', 'admin'), pgq.grant_usage('guest', 'produce', 'mine')");
-    let error = client.batch_execute("DROP ROLE guest").expect_err("it has privileges");
-    assert_eq!(error.code(), Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST));
-    run(
-        &mut client,
-        "DROP OWNED BY guest; DROP ROLE guest; CREATE ROLE guest LOGIN; SELECT public.everything('guest')",
-    );
-    assert_eq!(count(&mut client, "pgq.queue_grant"), 2, "what is left of the old role");
-    let mut guest = server.connect_as("app", "guest");
-    refused(&mut guest, "SELECT pgq.put('mine') > 0", Denied, "re-created");
-    refused(&mut guest, "SELECT pgq.pause()", Denied, "re-created");
-    assert!(grant(&mut client, "grant", "guest", "produce", "'mine'"));
-    assert_eq!(count(&mut client, "pgq.queue_grant"), 1, "rows of the old role are removed by the next grant");
-    works(&mut guest, "SELECT pgq.put('mine') > 0", Denied, "granted again");
-}
-
-#[test]
-fn granting_is_for_owners_and_admins_of_all() {
-    let (server, mut client) = start();
-    run(
-        &mut client,
-        "CREATE ROLE chief LOGIN; CREATE ROLE deputy LOGIN; CREATE ROLE head LOGIN; CREATE ROLE guest LOGIN;
-         GRANT postgres TO deputy;
-         SELECT pgq.grant_usage('chief', 'admin'), pgq.grant_usage('head', 'admin', 'mine');
-         SELECT public.everything('guest')",
-    );
-    let mut chief = server.connect_as("app", "chief");
-    let mut deputy = server.connect_as("app", "deputy");
-    let mut head = server.connect_as("app", "head");
-    let mut guest = server.connect_as("app", "guest");
-    for what in ["grant", "revoke"] {
-        for access in ["produce", "consume", "monitor"] {
-            for queue in ["'mine'", "NULL"] {
-                let call = format!("SELECT pgq.{what}_usage('guest', '{access}', {queue})");
-                works(&mut chief, &call, Denied, "admin of all");
-                works(&mut deputy, &call, Denied, "holds the owner's rights");
-                refused(&mut head, &call, Denied, "admin of one queue");
-                refused(&mut guest, &call, Denied, "EXECUTE only");
-            }
-        }
-        let admin = format!("SELECT pgq.{what}_usage('guest', 'admin', 'mine')");
-        refused(&mut chief, &admin, Denied, "only an owner gives admin");
-        works(&mut deputy, &admin, Denied, "holds the owner's rights");
-    }
-    for (call, code) in [
-        ("SELECT pgq.grant_usage('nobody', 'produce')", SqlState::UNDEFINED_OBJECT),
-        ("SELECT pgq.grant_usage('public', 'produce')", SqlState::UNDEFINED_OBJECT),
-        ("SELECT pgq.grant_usage('guest', 'read')", SqlState::INVALID_PARAMETER_VALUE),
-        ("SELECT pgq.grant_usage('guest', 'produce', 'a b')", SqlState::INVALID_PARAMETER_VALUE),
-        ("SELECT pgq.grant_usage('guest', NULL)", SqlState::NULL_VALUE_NOT_ALLOWED),
-        ("SELECT pgq.revoke_usage(NULL, 'produce')", SqlState::NULL_VALUE_NOT_ALLOWED),
-        ("SELECT pgq.may('read')", SqlState::INVALID_PARAMETER_VALUE),
-    ] {
-        let error = ask(&mut client, call).expect_err(call);
-        let error = error.as_db_error().expect("of the server");
-        assert_eq!(*error.code(), code, "{call}: {error:?}");
-        assert!(error.hint().is_some(), "{call}: {error:?}");
-    }
-}
-
-/// A name is a name: whatever is in it reaches no statement.
-#[test]
-fn a_role_may_have_any_name() {
-    let (server, mut client) = start();
-    for name in ["a\"b", "a'b", "Über", "x; DROP ROLE postgres; --", "select", "a\\b"] {
-        let quoted = format!("\"{}\"", name.replace('"', "\"\""));
-        let literal = name.replace('\'', "''");
-        run(&mut client, &format!("CREATE ROLE {quoted} LOGIN"));
-        assert!(grant(&mut client, "grant", &literal, "produce", "'mine'"), "{name}");
-        let mut own = server.connect_as("app", name);
-        works(&mut own, "SELECT pgq.put('mine') > 0", Denied, name);
-        let hint = refused(&mut own, "SELECT pgq.put('other') > 0", Denied, name).expect("a hint");
-        assert!(hint.contains(&format!("grant_usage('{literal}', 'produce', 'other')")), "{hint}");
-        assert!(grant(&mut client, "revoke", &literal, "produce", "'mine'"), "{name}");
-        drop(own);
-        run(&mut client, &format!("DROP ROLE {quoted}"));
-    }
-}
-
-const ACLS: &str = "
-    SELECT string_agg(what || coalesce(acl::text, ' default'), E'\\n' ORDER BY what) FROM (
-        SELECT 'function ' || oid::regprocedure, proacl FROM pg_proc WHERE pronamespace = 'pgq'::regnamespace
-        UNION ALL SELECT 'relation ' || oid::regclass, relacl FROM pg_class WHERE relnamespace = 'pgq'::regnamespace
-        UNION ALL SELECT 'type ' || oid::regtype, typacl FROM pg_type WHERE typnamespace = 'pgq'::regnamespace
-        UNION ALL SELECT 'schema', nspacl FROM pg_namespace WHERE nspname = 'pgq') AS object (what, acl)";
-
-#[test]
-fn a_revoke_takes_back_all_that_the_grant_gave() {
-    let (_server, mut client) = start();
-    run(&mut client, "CREATE ROLE guest LOGIN");
-    let before: String = one(&mut client, ACLS);
-    let accesses = ["produce", "consume", "monitor", "admin"];
-    for first in accesses {
-        assert!(grant(&mut client, "grant", "guest", first, "'mine'"));
-        let alone: String = one(&mut client, ACLS);
-        assert_ne!(alone, before);
-        for second in accesses {
-            for queue in ["'other'", "NULL"] {
-                assert!(grant(&mut client, "grant", "guest", second, queue));
-                assert!(grant(&mut client, "revoke", "guest", second, queue));
-                // Without a queue the grants on single queues went too.
-                if first == second && queue == "NULL" {
-                    assert!(grant(&mut client, "grant", "guest", first, "'mine'"));
-                }
-                assert_eq!(one::<String>(&mut client, ACLS), alone, "{second} on {queue} after {first}");
-            }
-        }
-        assert!(grant(&mut client, "revoke", "guest", first, "'mine'"));
-        assert_eq!(one::<String>(&mut client, ACLS), before, "{first}");
-    }
-    run(&mut client, "DROP ROLE guest");
-}
-
-/// Two that change one ACL at a time would fail with "tuple concurrently updated".
-#[test]
-fn concurrent_grants_take_turns() {
-    let (server, mut client) = start();
-    let url = |role: &str| {
-        format!(
-            "host={} port={} user=postgres dbname=app application_name={role}",
-            server.socket_directory().display(),
-            server.port()
-        )
-    };
-    run(&mut client, "CREATE ROLE one; CREATE ROLE two");
-    let threads: Vec<_> = ["one", "two"]
-        .into_iter()
-        .map(|role| {
-            let url = url(role);
-            std::thread::spawn(move || {
-                let mut client = Client::connect(&url, NoTls).expect("connected");
-                for _ in 0..50 {
-                    for what in ["grant", "revoke"] {
-                        assert!(grant(&mut client, what, role, "admin", "NULL"));
-                    }
-                }
-            })
-        })
-        .collect();
-    for thread in threads {
-        thread.join().expect("each grant went through");
-    }
-    assert_eq!(count(&mut client, "pgq.queue_grant"), 0);
-}
-
-/// GRANT by statement would run event triggers with the owner's rights.
-#[test]
-fn no_event_trigger_runs_under_the_raised_role() {
-    let (server, mut client) = start();
-    run(
-        &mut client,
-        "CREATE ROLE chief LOGIN; CREATE ROLE guest;
-         SELECT pgq.grant_usage('chief', 'admin');
-         CREATE TABLE public.seen (who name);
-         GRANT ALL ON public.seen TO PUBLIC;
-         CREATE FUNCTION public.note() RETURNS event_trigger LANGUAGE plpgsql
-            AS $$ BEGIN INSERT INTO public.seen VALUES (current_user); END $$;
-         CREATE EVENT TRIGGER note_start ON ddl_command_start EXECUTE FUNCTION public.note();
-         CREATE EVENT TRIGGER note_end ON ddl_command_end EXECUTE FUNCTION public.note();
-         GRANT USAGE ON SCHEMA public TO guest",
-    );
-    assert_eq!(count(&mut client, "public.seen"), 2, "the triggers see a GRANT");
-    let mut chief = server.connect_as("app", "chief");
-    assert!(grant(&mut chief, "grant", "guest", "produce", "NULL"));
-    assert!(grant(&mut chief, "revoke", "guest", "produce", "NULL"));
-    assert_eq!(count(&mut client, "public.seen"), 2);
 }
 
 /// The role that acts is asked about: the owner of a SECURITY DEFINER function, inside it.

@@ -21,7 +21,6 @@ pub const PARTS: &[Part] = &[Part {
 const PATIENCE: Duration = Duration::from_secs(100);
 
 /// Each way in which a handler's data gets into an error, or into something that PostgreSQL itself would write.
-/// {c} is what is looked for, already a literal of the handler's args.
 const HANDLERS: &str = r#"
     CREATE ROLE app LOGIN;
     CREATE ROLE watcher LOGIN;
@@ -112,8 +111,13 @@ fn one_round(run: &mut Run, server: &Server, admin: &mut Client, watcher: &mut C
     wait_until(PATIENCE, "all to end", || count(admin, &left) == all);
     look(run, server, watcher, canary, "afterwards");
 
+    shown_where_it_must_be(run, admin, canary, done, &dead);
+    found_in_the_log_when_told(run, server, admin, canary);
+}
+
+fn shown_where_it_must_be(run: &mut Run, admin: &mut Client, canary: &str, done: i64, dead: &[i64]) {
     // It is there, for who may see it.
-    for (queue, id) in DYING.iter().zip(&dead) {
+    for (queue, id) in DYING.iter().zip(dead) {
         let shown = format!(
             "pgq.dead AS d WHERE d.id = {id} AND d.args::text LIKE '%{canary}%' AND d.error::text LIKE '%{canary}%'"
         );
@@ -126,7 +130,10 @@ fn one_round(run: &mut Run, server: &Server, admin: &mut Client, watcher: &mut C
     if count(admin, &waited) != 1 {
         run.differ("pgq.wait does not show the result");
     }
-    // And the look finds it in the log as soon as the log is told to have it.
+}
+
+/// The look finds it in the log as soon as the log is told to have it.
+fn found_in_the_log_when_told(run: &mut Run, server: &Server, admin: &mut Client, canary: &str) {
     server.set("pgq.log_jobs", "all");
     wait_for(PATIENCE, "the message in the log", || {
         let id = put(admin, "raises", canary);
