@@ -241,8 +241,9 @@ fn a_function_put_in_the_place_of_the_handlers_does_not_run() {
 #[test]
 fn what_the_catalog_does_not_show_is_tried_again_after_the_recheck_interval() {
     let (server, mut client, ledger) = start_with(|b| b.conf("pgq.recheck_interval", "1s"));
-    let mut all = put(&mut client, "calm", 1);
+    let all = put(&mut client, "calm", 1);
     drained(&mut client, "calm");
+    // Connecting reads it; so does each look of an executor, which is why the other queue is not used meanwhile.
     let mut locker = server.connect("shop");
     run(&mut locker, "BEGIN; LOCK TABLE pg_db_role_setting IN ACCESS EXCLUSIVE MODE");
     let ids = put(&mut client, "app", 3);
@@ -256,8 +257,6 @@ fn what_the_catalog_does_not_show_is_tried_again_after_the_recheck_interval() {
     };
     end_one(&mut client);
     is_parked(&mut client, ids[0], "no worker could connect as role \"app\": the server's log says why");
-    all.extend(put(&mut client, "calm", 3));
-    drained(&mut client, "calm");
     end_one(&mut client);
     run(&mut locker, "COMMIT");
     drained(&mut client, "app");

@@ -60,7 +60,7 @@ const PLANTED: &[(&str, &str)] = &[
         "CREATE DOMAIN tamper.d AS jsonb CHECK (tamper.f(1) > 0); ALTER TABLE pgq.finished_job ALTER COLUMN result TYPE tamper.d",
         "type tamper.d of pgq.finished_job.result",
     ),
-    ("ALTER TABLE pgq.job OWNER TO pk_tamper", "owner pk_tamper of pgq.job"),
+    ("ALTER TABLE pgq.job OWNER TO other", "owner other of pgq.job"),
     ("ALTER TABLE pgq.finished_job SET UNLOGGED", "pgq.finished_job without WAL"),
 ];
 

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use pgrx::pg_sys;
 
 use super::spi::Statement;
-use super::{database, shmem, xact};
+use super::{database, shmem, user, xact};
 use crate::error::{Error, Result};
 
 /// Something on one of our tables that does not belong there.
@@ -232,7 +232,8 @@ fn lock_and_look(table: &str) -> bool {
             || class.relhassubclass
             || class.relrowsecurity
             || class.relforcerowsecurity
-            || class.relam != pg_sys::HEAP_TABLE_AM_OID;
+            || class.relam != pg_sys::HEAP_TABLE_AM_OID
+            || Some(class.relowner) != user::owner();
         pg_sys::ReleaseSysCache(tuple);
         odd
     }

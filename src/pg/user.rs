@@ -63,10 +63,10 @@ pub fn name(role: Role) -> Option<String> {
     }
 }
 
-/// Runs `statement` as the owner of `pgq.job`, under `search_path = pg_catalog, pg_temp`.
+/// Runs `statement` as the owner of our schema, not of a table, which somebody may have given away (pg::tamper); under `search_path = pg_catalog, pg_temp`.
 /// `None` when the table does not exist.
 pub(super) fn as_owner<T>(statement: impl FnOnce() -> T) -> Option<T> {
-    let owner = table_owner()?;
+    let owner = owner()?;
     let nest = Nest::open();
     nest.set(c"search_path", c"pg_catalog, pg_temp");
     let mut user = pg_sys::InvalidOid;
@@ -102,26 +102,21 @@ pub(super) fn restricted_to<T>(role: Role, work: impl FnOnce() -> T) -> T {
     result
 }
 
-fn table_owner() -> Option<pg_sys::Oid> {
+/// The owner of our schema, who is the extension's; `None` where our tables are not.
+pub(super) fn owner() -> Option<pg_sys::Oid> {
     // SAFETY: syscache look-ups inside a transaction; the tuple is released after the copy of the field.
     unsafe {
         let schema = pg_sys::get_namespace_oid(c"pgq".as_ptr(), true);
-        if schema == pg_sys::InvalidOid {
+        if schema == pg_sys::InvalidOid || pg_sys::get_relname_relid(c"job".as_ptr(), schema) == pg_sys::InvalidOid {
             return None;
         }
-        let table = pg_sys::get_relname_relid(c"job".as_ptr(), schema);
-        if table == pg_sys::InvalidOid {
-            return None;
-        }
-        let tuple = pg_sys::SearchSysCache1(
-            i32::try_from(pg_sys::SysCacheIdentifier::RELOID).unwrap_or(0),
-            pg_sys::Datum::from(table),
-        );
+        let cache = i32::try_from(pg_sys::SysCacheIdentifier::NAMESPACEOID).unwrap_or(0);
+        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(schema));
         if tuple.is_null() {
             return None;
         }
-        let class: *const pg_sys::FormData_pg_class = pg_sys::GETSTRUCT(tuple).cast();
-        let owner = (*class).relowner;
+        let form: *const pg_sys::FormData_pg_namespace = pg_sys::GETSTRUCT(tuple).cast();
+        let owner = (*form).nspowner;
         pg_sys::ReleaseSysCache(tuple);
         Some(owner)
     }

@@ -199,12 +199,12 @@ impl Parking {
     }
 
     /// An executor was started: a slot, its generation, a role.
-    pub(super) fn expect(&mut self, number: usize, generation: u32, role: u32) {
+    pub(super) fn started(&mut self, number: usize, generation: u32, role: u32) {
         self.expected.push((number, generation, role));
     }
 
     /// That executors do not come is no role's doing.
-    pub(super) fn expect_none(&mut self) {
+    pub(super) fn none_started(&mut self) {
         self.expected.clear();
     }
 

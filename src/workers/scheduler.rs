@@ -229,7 +229,7 @@ impl Scheduler {
     /// Ends the executors of this database at once. One that was on its way is not missed: that it does not arrive
     /// is our doing, not its role's.
     fn terminate(&mut self) {
-        self.parking.expect_none();
+        self.parking.none_started();
         for (_, slot) in self.shared.executors_of(self.oid) {
             slot.leave.store(1, SeqCst);
             latch::signal(slot.place.pid.load(SeqCst), Signal::Terminate);
@@ -439,7 +439,7 @@ impl Scheduler {
             notify: latch::my_pid(),
         });
         if started {
-            self.parking.expect(number, generation, role);
+            self.parking.started(number, generation, role);
             self.watch.started(number, generation, role);
         } else {
             self.shared.free(number, generation);
