@@ -56,6 +56,12 @@ impl Error {
     }
 }
 
+/// A text for a command in a HINT: whoever types it must not run what somebody put into a name.
+fn literal(text: &str) -> String {
+    let escape = if text.contains('\\') { "E" } else { "" };
+    format!("{escape}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
 const SHAPES: &str = "A handler takes (args jsonb), (job pgq.job), (id bigint, args jsonb) or no argument.";
 
 fn report(code: Code, message: String) -> ErrorReport {
@@ -78,8 +84,8 @@ fn lookup_report(error: Error) -> ErrorReport {
             report(Code::ERRCODE_AMBIGUOUS_FUNCTION, format!("function name \"{name}\" is not unique"))
                 .set_detail(format!("These fit: {}.", found.join(", ")))
                 .set_hint(format!(
-                    "Give the whole signature: pgq.register('queue', '{}').",
-                    found.first().map_or("", String::as_str)
+                    "Give the whole signature: pgq.register('queue', {}).",
+                    literal(found.first().map_or("", String::as_str))
                 ))
         }
         Error::UnfitFunction { signature, reason, hint } => {

@@ -31,7 +31,7 @@ fn register(
 ) -> std::result::Result<String, ErrorReport> {
     let (queue, task) = (check::queue(queue)?, check::task(task)?);
     rights::need(Access::Admin, queue)?;
-    let name = check::given("handler", handler)?;
+    let name = function_name(handler)?;
     let caller = user::current();
     let run_as = match run_as {
         Some(name) => name.to_string_lossy().into_owned(),
@@ -57,6 +57,20 @@ fn register(
     at_commit::touch(names::hash(queue));
     at_commit::ensure_workers();
     Ok(function.signature)
+}
+
+/// The longest name or signature of a function, in bytes: three identifiers, quoted, and two types.
+const LONGEST_FUNCTION: usize = 1_000;
+
+fn function_name(handler: Option<&str>) -> Result<&str> {
+    let name = check::given("handler", handler)?;
+    if name.len() > LONGEST_FUNCTION {
+        return Err(Error::argument(
+            format!("invalid function name of {} bytes", name.len()),
+            "Give the function's name or signature: pgq.register('queue', 'app.send_mail').",
+        ));
+    }
+    Ok(name)
 }
 
 /// The one function that the name means and that can be a handler.

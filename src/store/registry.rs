@@ -126,9 +126,10 @@ pub fn unregister(queue: &str, task: Option<&str>) -> Result<bool> {
 /// schema of that path, would be called with the caller's rights (CVE-2018-1058). For the same reason no CASE … WHEN
 /// with a value, which looks for a `=`.
 static CANDIDATES: Statement = Statement::new(
-    "WITH named AS (
-        SELECT pg_catalog.to_regprocedure($1) AS exact,
-               CASE WHEN pg_catalog.strpos($1, '(') OPERATOR(pg_catalog.=) 0 THEN pg_catalog.parse_ident($1) END AS parts)
+    "WITH named AS MATERIALIZED (
+        SELECT CASE WHEN n.place OPERATOR(pg_catalog.>) 0 THEN pg_catalog.to_regprocedure($1) END AS exact,
+               CASE WHEN n.place OPERATOR(pg_catalog.=) 0 THEN pg_catalog.parse_ident($1) END AS parts
+          FROM pg_catalog.strpos($1, '(') AS n (place))
      SELECT p.oid,
             pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(p.proname), '(',
                 (SELECT pg_catalog.string_agg(

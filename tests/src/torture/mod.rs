@@ -4,6 +4,7 @@
 //!
 //! A new part is a file here with its `PARTS`, one line under "the files" and one in [`parts`].
 
+pub mod attacks;
 pub mod faults;
 pub mod options;
 pub mod report;
@@ -35,6 +36,8 @@ mod t47_growth;
 mod t48_payloads;
 mod t49_limits;
 mod t50_soak;
+mod t52_identity;
+mod t53_escalation;
 mod t54_roles;
 mod t59_hands;
 mod t61_canaries;
@@ -88,6 +91,8 @@ pub fn parts() -> Vec<&'static Part> {
         t48_payloads::PARTS,
         t49_limits::PARTS,
         t50_soak::PARTS,
+        t52_identity::PARTS,
+        t53_escalation::PARTS,
         t54_roles::PARTS,
         t59_hands::PARTS,
         t61_canaries::PARTS,
