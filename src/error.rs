@@ -57,7 +57,7 @@ impl Error {
 }
 
 /// A text for a command in a HINT: whoever types it must not run what somebody put into a name.
-pub fn literal(text: &str) -> String {
+fn literal(text: &str) -> String {
     let escape = if text.contains('\\') { "E" } else { "" };
     format!("{escape}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }

@@ -39,6 +39,7 @@ mod t50_soak;
 mod t52_identity;
 mod t53_escalation;
 mod t54_roles;
+mod t57_fuzz;
 mod t59_hands;
 mod t61_canaries;
 
@@ -91,9 +92,10 @@ pub fn parts() -> Vec<&'static Part> {
         t48_payloads::PARTS,
         t49_limits::PARTS,
         t50_soak::PARTS,
-        t54_roles::PARTS,
         t52_identity::PARTS,
         t53_escalation::PARTS,
+        t54_roles::PARTS,
+        t57_fuzz::PARTS,
         t59_hands::PARTS,
         t61_canaries::PARTS,
     ];
