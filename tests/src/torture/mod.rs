@@ -23,11 +23,16 @@ mod t08_freeze;
 mod t09_poison;
 mod t12_disk;
 mod t14_steps;
+mod t16_claimers;
+mod t18_lease_end;
 mod t19_batches;
+mod t20_subtransactions;
 mod t21_settings;
 mod t22_procedures;
 mod t23_transactions;
 mod t24_changes;
+mod t25_idle_queue;
+mod t27_same_instant;
 mod t38_extension;
 mod t39_database;
 mod t41_slots;
@@ -79,11 +84,16 @@ pub fn parts() -> Vec<&'static Part> {
         t09_poison::PARTS,
         t12_disk::PARTS,
         t14_steps::PARTS,
+        t16_claimers::PARTS,
+        t18_lease_end::PARTS,
         t19_batches::PARTS,
+        t20_subtransactions::PARTS,
         t21_settings::PARTS,
         t22_procedures::PARTS,
         t23_transactions::PARTS,
         t24_changes::PARTS,
+        t25_idle_queue::PARTS,
+        t27_same_instant::PARTS,
         t38_extension::PARTS,
         t39_database::PARTS,
         t41_slots::PARTS,
