@@ -187,8 +187,9 @@ fn real_deadlocks_bury_nobody() {
     assert_eq!(verdict.dead, 0);
     assert_eq!(one::<i32>(&mut client, "SELECT min(hits) FROM pair"), 100);
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'app'";
+    // The workers report their statistics at most once a second.
+    wait_until(PATIENCE, "a deadlock to be counted", || one::<i64>(&mut client, deadlocks) > 0);
     println!("{} deadlocks", one::<i64>(&mut client, deadlocks));
-    assert!(server.log().contains("deadlock detected"), "there was none");
 }
 
 #[test]
