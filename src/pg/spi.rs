@@ -322,7 +322,8 @@ impl Statement {
                 nulls.push(if datum.is_some() { b' ' } else { b'n' });
                 values.push(datum.unwrap_or(pg_sys::Datum::null()));
             }
-            // In a worker nothing else is active between two commands (spi.c wants an outer snapshot or a portal).
+            // In a worker nothing else is active between two commands (spi.c wants an outer snapshot or a portal). Kept
+            // until the rows are read: large values are fetched from the TOAST table under it.
             let bare = !pg_sys::ActiveSnapshotSet();
             if bare {
                 pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
@@ -332,28 +333,12 @@ impl Statement {
                 return Err(Error::Internal(format!("SPI answered {code}")));
             }
             PROCESSED.set(usize::try_from(pg_sys::SPI_processed).unwrap_or(0));
-            let mut rows = Vec::new();
-            let table = pg_sys::SPI_tuptable;
-            let mut failed = None;
-            if !table.is_null() {
-                let count = usize::try_from((*table).numvals).unwrap_or(0);
-                rows.reserve_exact(count);
-                for n in 0..count {
-                    match read(&Row { tuple: *(*table).vals.add(n), desc: (*table).tupdesc }) {
-                        Ok(row) => rows.push(row),
-                        Err(error) => {
-                            failed = Some(error);
-                            break;
-                        }
-                    }
-                }
-            }
-            // Not before the rows are read: large values are fetched from the TOAST table under it.
+            let rows = read_all(&mut read);
             if bare {
                 pg_sys::PopActiveSnapshot();
             }
             pg_sys::SPI_finish();
-            failed.map_or(Ok(rows), Err)
+            rows
         }
     }
 
@@ -379,6 +364,22 @@ impl Statement {
             self.job_type.set(job_type);
             Ok(plan)
         }
+    }
+}
+
+/// The rows of the result that is open.
+///
+/// # Safety
+/// SPI must be connected, and what it read active.
+unsafe fn read_all<T>(read: &mut impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
+    // SAFETY: SPI_tuptable is null or the last statement's result, with numvals tuples.
+    unsafe {
+        let table = pg_sys::SPI_tuptable;
+        if table.is_null() {
+            return Ok(Vec::new());
+        }
+        let count = usize::try_from((*table).numvals).unwrap_or(0);
+        (0..count).map(|n| read(&Row { tuple: *(*table).vals.add(n), desc: (*table).tupdesc })).collect()
     }
 }
 
