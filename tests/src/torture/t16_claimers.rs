@@ -13,7 +13,7 @@ pub const PARTS: &[Part] = &[Part {
     id: "T16",
     title: "eight claimers on one row, one winner each",
     unit: "rounds",
-    quick: 20_000,
+    quick: 10_000,
     full: 1_000_000,
     run: race,
 }];

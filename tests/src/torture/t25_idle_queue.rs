@@ -11,7 +11,7 @@ pub const PARTS: &[Part] = &[Part {
     id: "T25",
     title: "jobs put one at a time on an idle queue",
     unit: "jobs",
-    quick: 2_000,
+    quick: 1_000,
     full: 100_000,
     run: hunt,
 }];
