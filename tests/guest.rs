@@ -234,3 +234,38 @@ fn wrong_values_in_the_configuration_change_nothing_and_right_ones_are_taken() {
     });
     assert_eq!(most, 1, "one worker, from the reload on");
 }
+
+/// Rows move to other files and indexes get other oids, while workers claim all the time.
+#[test]
+fn tables_that_are_rewritten_reindexed_or_emptied_under_load_lose_no_job() {
+    let server = Server::builder().preload(true).conf("allow_in_place_tablespaces", "on").start();
+    let mut client = shop(&server);
+    run(&mut client, "CREATE TABLESPACE elsewhere LOCATION ''; CREATE TABLE sent (id bigint)");
+    let mut owner = server.connect("shop");
+    for sql in [
+        "VACUUM FULL pgq.job",
+        "CLUSTER pgq.job USING job_pkey",
+        "REINDEX TABLE CONCURRENTLY pgq.job",
+        "ALTER TABLE pgq.job SET TABLESPACE elsewhere",
+        "VACUUM (FREEZE, ANALYZE) pgq.job",
+        "REINDEX INDEX CONCURRENTLY pgq.job_ready_idx",
+    ] {
+        run(&mut client, "INSERT INTO sent SELECT pgq.bulk_put('quick', args => array_fill('{}'::jsonb, ARRAY[3000]))");
+        run(
+            &mut client,
+            "INSERT INTO sent SELECT pgq.put('quick', delay => n * interval '1 ms') FROM generate_series(1, 300) AS n",
+        );
+        let (_, took) = pgq_tests::timed(|| run(&mut owner, sql));
+        wait_until(START, "all to run", || count(&mut client, "pgq.job") == 0);
+        println!("{sql}: {took:?}");
+    }
+    let wrong = count(&mut client, "sent FULL JOIN ledger USING (id) WHERE sent.id IS NULL OR ledger.id IS NULL");
+    assert_eq!((wrong, count(&mut client, "ledger")), (0, count(&mut client, "sent")));
+    // What its owner throws away is gone, and what comes next runs.
+    run(
+        &mut client,
+        "SELECT pgq.pause('quick'); SELECT pgq.put('quick'); TRUNCATE pgq.job; SELECT pgq.resume('quick')",
+    );
+    runs(&mut client);
+    assert_eq!(count(&mut client, "pgq.job"), 0);
+}
