@@ -44,7 +44,7 @@ pub fn is_superuser(role: Role) -> bool {
 pub fn is_owner(role: Role) -> bool {
     // SAFETY: catalog look-ups inside a transaction; acl.c keeps the last role's memberships.
     is_superuser(role)
-        || table_owner().is_some_and(|owner| unsafe { pg_sys::has_privs_of_role(pg_sys::Oid::from(role), owner) })
+        || owner().is_some_and(|owner| unsafe { pg_sys::has_privs_of_role(pg_sys::Oid::from(role), owner) })
 }
 
 /// The oid of the role of this name, in the database's encoding.
