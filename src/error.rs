@@ -13,6 +13,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// 22023: an argument has a value that can never be right.
     Argument { message: String, detail: Option<String>, hint: String },
+    /// 22007, or 22008 when it is out of range: a text that is no moment or no interval.
+    Unreadable { is_range: bool, message: String, detail: Option<String>, hint: String },
     /// 22004: an argument that must be given is NULL.
     Null(&'static str),
     /// 54000: args larger than `pgq.max_args_size`.
@@ -112,6 +114,13 @@ impl From<Error> for ErrorReport {
         match error {
             Error::Argument { message, detail, hint } => {
                 with_detail(report(Code::ERRCODE_INVALID_PARAMETER_VALUE, message), detail).set_hint(hint)
+            }
+            Error::Unreadable { is_range, message, detail, hint } => {
+                let code = match is_range {
+                    true => Code::ERRCODE_DATETIME_FIELD_OVERFLOW,
+                    false => Code::ERRCODE_INVALID_DATETIME_FORMAT,
+                };
+                with_detail(report(code, message), detail).set_hint(hint)
             }
             Error::Null(name) => {
                 report(Code::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("argument \"{name}\" must not be null"))

@@ -257,9 +257,11 @@ fn one_of_many(job: &NewJob, text: &str) -> Result<i64> {
 
 /// Says which element an error is about.
 fn located(error: Error, number: usize) -> Error {
+    let place = Some(format!("It is element {number} of \"jobs\"."));
     match error {
-        Error::Argument { message, hint, .. } => {
-            Error::Argument { message, detail: Some(format!("It is element {number} of \"jobs\".")), hint }
+        Error::Argument { message, hint, .. } => Error::Argument { message, detail: place, hint },
+        Error::Unreadable { is_range, message, hint, .. } => {
+            Error::Unreadable { is_range, message, detail: place, hint }
         }
         other => other,
     }

@@ -346,9 +346,11 @@ mod tests {
     #[pg_test]
     fn bulk_put_refuses_times_that_are_none() {
         for wrong in ["\"execute_at\": \"soon\"", "\"delay\": \"soon\""] {
-            let error = error_of(&format!("SELECT pgq.bulk_put('bulk_soon', jobs => '[{{{wrong}}}]')"));
-            assert_eq!(error.map(|e| e.sqlstate).as_deref(), Some("22007"), "{wrong}");
+            let error = refused(&format!("SELECT pgq.bulk_put('bulk_soon', jobs => '[{{}}, {{{wrong}}}]')"), "22007");
+            assert!(error.detail.starts_with("It is element 2"), "{error:?}");
         }
+        let late = "\"execute_at\": \"400000-01-01\"";
+        refused(&format!("SELECT pgq.bulk_put('bulk_soon', jobs => '[{{{late}}}]')"), "22008");
     }
 
     #[pg_test]

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
 use crate::pg::function::{Callable, Input, Shape};
 use crate::pg::report::ErrorReport;
-use crate::pg::{at_commit, log, user};
+use crate::pg::{at_commit, context, log, user};
 use crate::settings;
 use crate::store::finish::{self, End};
 use crate::store::row::{current, Handler, Job};
@@ -111,7 +111,7 @@ fn here(handler: &Handler, callable: &mut Callable, id: i64) -> Result<Option<Fl
     }
     let row = job.claimed_row();
     let input = Input { id: job.id, args: &job.args, job: Some(&row) };
-    let result = current::during(&job, || callable.call(&input, true));
+    let result = current::during(&job, || context::watch_for_client(|| callable.call(&input, true)));
     at_commit::count(names::hash(&job.queue), 1, 0);
     if handler.keep_done.unwrap_or_else(settings::keep_done) > Span::ZERO {
         let attempt = job.current_attempt();

@@ -94,6 +94,26 @@ mod tests {
     }
 
     #[pg_test]
+    fn run_and_eager_puts_keep_a_sqlstate_that_is_in_no_list() {
+        function("run_own_state()", "void", "RAISE 'broken' USING ERRCODE = 'AB123', HINT = 'h';");
+        function(
+            "run_nested(args jsonb)",
+            "void",
+            "BEGIN PERFORM pgq.run(args::bigint); EXCEPTION WHEN SQLSTATE 'AB123' THEN END; PERFORM pgq.run(args::bigint);",
+        );
+        run("SELECT pgq.register('run_own_state', 'run_own_state'), pgq.register('run_nested', 'run_nested')");
+        let id = number("SELECT pgq.put('run_own_state')");
+        let nested = number(&format!("SELECT pgq.put('run_nested', '{id}')"));
+        for _ in 0..2 {
+            refused(&format!("SELECT pgq.run({id})"), "AB123");
+            refused(&format!("SELECT pgq.run({nested})"), "AB123");
+            assert_eq!(error_of("SELECT 1 / 0").map(|e| e.sqlstate).as_deref(), Some("22012"));
+        }
+        run("SET LOCAL pgq.eager = on");
+        refused("SELECT pgq.put('run_own_state')", "AB123");
+    }
+
+    #[pg_test]
     fn run_takes_back_the_settings_of_the_handler() {
         function("run_settings()", "text", "PERFORM set_config('work_mem', '123kB', false); SET search_path = pg_temp; RETURN current_setting('work_mem');");
         run("SELECT pgq.register('run_settings', 'run_settings')");

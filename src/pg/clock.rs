@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::{direct_function_call, pg_sys, IntoDatum};
 
+use super::xact;
 use crate::error::{Error, Result};
 
 /// Microseconds since 2000-01-01, now, by the wall clock (`clock_timestamp()`).
@@ -26,24 +27,36 @@ pub fn raw(at: TimestampWithTimeZone) -> i64 {
     at.into_inner()
 }
 
-/// A moment from its text, in the session's time zone. Raises 22007 or 22008 for what is none.
+/// A moment from its text, in the session's time zone. 22007 or 22008 for what is none; then the transaction, or the
+/// subtransaction, can only be aborted.
 pub fn parse_moment(text: &str) -> Result<TimestampWithTimeZone> {
-    let text = CString::new(text)
-        .map_err(|_| Error::argument("invalid execute_at", "\"execute_at\": \"2030-01-01 12:00\""))?;
-    let args = [Some(text.as_ptr().into()), Some(pg_sys::Datum::from(0_u32)), (-1_i32).into_datum()];
-    // SAFETY: an input function with (cstring, typioparam, typmod), as fmgr calls it.
-    let raw: Option<i64> = unsafe { direct_function_call(pg_sys::timestamptz_in, &args) };
-    raw.and_then(|r| TimestampWithTimeZone::try_from(r).ok())
-        .ok_or_else(|| Error::argument("invalid execute_at", "\"execute_at\": \"2030-01-01 12:00\""))
+    const HINT: &str = "\"execute_at\": \"2030-01-01 12:00\"";
+    let raw: Option<i64> = read(pg_sys::timestamptz_in, text, HINT)?;
+    raw.and_then(|r| TimestampWithTimeZone::try_from(r).ok()).ok_or_else(|| Error::argument("invalid execute_at", HINT))
 }
 
-/// A length of time from its text. Raises 22007 or 22008 for what is none.
+/// A length of time from its text. As `parse_moment`.
 pub fn parse_interval(text: &str) -> Result<Interval> {
-    let text = CString::new(text).map_err(|_| Error::argument("invalid delay", "\"delay\": \"5 min\""))?;
+    const HINT: &str = "\"delay\": \"5 min\"";
+    read(pg_sys::interval_in, text, HINT)?.ok_or_else(|| Error::argument("invalid delay", HINT))
+}
+
+type Input = unsafe fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum;
+
+fn read<T: pgrx::FromDatum>(input: Input, text: &str, hint: &str) -> Result<Option<T>> {
+    let text = CString::new(text).map_err(|_| Error::argument("a text has a zero byte", hint))?;
     let args = [Some(text.as_ptr().into()), Some(pg_sys::Datum::from(0_u32)), (-1_i32).into_datum()];
-    // SAFETY: as above.
-    let interval: Option<Interval> = unsafe { direct_function_call(pg_sys::interval_in, &args) };
-    interval.ok_or_else(|| Error::argument("invalid delay", "\"delay\": \"5 min\""))
+    // SAFETY: an input function with (cstring, typioparam, typmod), as fmgr calls it. What it raises is raised again.
+    let value = xact::catching(|| Ok(unsafe { direct_function_call(input, &args) }));
+    value.map_err(|caught| match caught.sqlstate.starts_with("22") {
+        true => Error::Unreadable {
+            is_range: caught.sqlstate == "22008",
+            message: caught.message,
+            detail: caught.detail,
+            hint: hint.into(),
+        },
+        false => Error::Internal(caught.message),
+    })
 }
 
 /// A moment as the session writes it.

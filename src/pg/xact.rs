@@ -197,11 +197,13 @@ pub fn command<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Runs `work` under a snapshot of this moment.
+/// Runs `work` under a snapshot of this moment; in a parallel query, which may take none, under the query's.
 pub fn now<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: inside a transaction; push and pop pair, or the abort pops.
+    // SAFETY: inside a transaction; push and pop pair, or the abort pops. A parallel query has an active snapshot.
     unsafe {
-        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        let snapshot =
+            if pg_sys::IsInParallelMode() { pg_sys::GetActiveSnapshot() } else { pg_sys::GetLatestSnapshot() };
+        pg_sys::PushActiveSnapshot(snapshot);
         let result = work();
         pg_sys::PopActiveSnapshot();
         result

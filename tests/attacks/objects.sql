@@ -161,7 +161,7 @@ SELECT lo_create(0); CREATE TABLE low.rows (j pgq.job, js pgq.job[]);
 CREATE STATISTICS low.s ON what, who FROM low.seen; ANALYZE low.seen;
 INSERT INTO low.rows VALUES (jsonb_populate_record(NULL::pgq.job, '{"id": -2, "queue": "vault", "args": {}, "state": "leased", "attempt": 1}'));
 CREATE FUNCTION low.of(job pgq.job) RETURNS bigint LANGUAGE sql AS 'SELECT job.id'; SELECT low.of(j) FROM low.rows;
-SELECT pgq.put((j).queue || 'x', to_jsonb(j)) FROM low.rows
+SELECT pgq.put('own', to_jsonb(j)) FROM low.rows
 
 --- case NOTIFY in the name of a queue wakes nobody wrongly
 --- low

@@ -6,20 +6,21 @@ use super::{Part, Run};
 /// The parts of this file.
 pub const PARTS: &[Part] = &[Part {
     id: "T53",
-    title: "what a low role tries: shadows, tables, settings, windows, handlers, names",
+    title: "what a low role tries: shadows, objects, settings, windows, handlers, names, rights",
     unit: "attacks",
-    quick: 215,
+    quick: 253,
     full: 2_000,
     run: escalate,
 }];
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     include_str!("../../attacks/shadows.sql"),
     include_str!("../../attacks/objects.sql"),
     include_str!("../../attacks/settings.sql"),
     include_str!("../../attacks/window.sql"),
     include_str!("../../attacks/handlers.sql"),
     include_str!("../../attacks/names.sql"),
+    include_str!("../../attacks/rights.sql"),
 ];
 
 fn escalate(run: &mut Run) {

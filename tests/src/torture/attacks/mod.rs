@@ -22,7 +22,9 @@ const BANK: &str = "
     CREATE ROLE low LOGIN; CREATE ROLE peer LOGIN;
     CREATE TABLE public.canary (secret text); INSERT INTO public.canary VALUES ('42');
     CREATE SCHEMA boss; CREATE SCHEMA peer AUTHORIZATION peer;
-    GRANT USAGE ON SCHEMA pgq TO peer; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgq TO peer;
+    SELECT pgq.grant_usage('peer', 'admin', 'peer'), pgq.grant_usage('peer', 'produce', 'peer');
+    SELECT pgq.grant_usage('low', access, queue) FROM unnest('{produce,consume,admin}'::text[]) AS access,
+        unnest('{own,next,last,nested,listens,a,b,c,d,e,f,g,h,i,j}'::text[]) AS queue;
     CREATE FUNCTION boss.guard(args jsonb) RETURNS void LANGUAGE sql AS '';
     CREATE FUNCTION peer.work(args jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep((args->>0)::float8); END $$;
     ALTER FUNCTION peer.work OWNER TO peer;
@@ -46,6 +48,7 @@ const ATTACKER: &str = "
     DELETE FROM pgq.queue_setting WHERE queue <> 'vault';
     CREATE SCHEMA low AUTHORIZATION low;
     GRANT USAGE ON SCHEMA pgq TO low; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgq TO low;
+    GRANT USAGE ON TYPE pgq.job TO low;
     GRANT CREATE ON SCHEMA public TO low;
     SET ROLE low;
     GRANT USAGE ON SCHEMA low TO PUBLIC;
@@ -67,6 +70,7 @@ const STATE: &str = "
     UNION ALL SELECT 'job ' || j::text FROM pgq.job AS j WHERE j.queue = 'vault'
     UNION ALL SELECT 'finished ' || f::text FROM pgq.finished_job AS f WHERE f.queue = 'vault'
     UNION ALL SELECT 'setting ' || s::text FROM pgq.queue_setting AS s WHERE s.queue = 'vault'
+    UNION ALL SELECT 'grant ' || g::text FROM pgq.queue_grant AS g
     UNION ALL SELECT 'handler ' || h::text FROM pgq.handler AS h WHERE h.queue IN ('vault', 'peer')
     UNION ALL SELECT 'function ' || p::text FROM pg_proc AS p
       WHERE p.pronamespace::regnamespace::text IN ('pgq', 'boss', 'peer')
