@@ -5,6 +5,7 @@
 use pgq_tests::{count, crasher, one, run, wait_for, wait_until, Server, Stop};
 use postgres::Client;
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -142,8 +143,8 @@ fn a_worker_that_an_administrator_ends_costs_its_job_nothing() {
     assert_eq!(count(&mut client, "pgq.finished_job WHERE (attempt, crashes) = (1, 0) AND outcome = 'done'"), 1);
 }
 
-/// Starts the server with `content` as its journal; the number of lines about it.
-fn starts_with(content: Option<&[u8]>) -> usize {
+/// Starts the server with `content` as its journal; the number of lines that give this reason.
+fn starts_with(content: Option<&[u8]>, reason: &str) -> usize {
     let server = Server::builder().preload(true).start();
     let mut client = kept(&server);
     run(&mut client, "SELECT pgq.put('crash', delay => '1 hour')");
@@ -151,22 +152,26 @@ fn starts_with(content: Option<&[u8]>) -> usize {
     server.stop(Stop::Fast);
     // Its own content in another file is a copy.
     let text = content.unwrap_or(&own).to_vec();
-    fs::write(journal(&server).with_extension("copy"), text).expect("a file in the data directory");
+    let mut copy = fs::File::create(journal(&server).with_extension("copy")).expect("a file in the data directory");
+    // Synced, so that it has its blocks: without them it is refused for that.
+    copy.write_all(&text).and_then(|()| copy.sync_all()).expect("room");
+    pgq_tests::process::owner().give(&journal(&server).with_extension("copy"));
     fs::rename(journal(&server).with_extension("copy"), journal(&server)).expect("another file in its place");
     server.start();
     let mut client = server.connect("shop");
     run(&mut client, "SELECT pgq.put('nap')");
     wait_until(SOON, "a job to be done", || count(&mut client, "pgq.finished_job") == 1);
     assert_eq!(fs::metadata(journal(&server)).expect("a new journal").len(), own.len() as u64);
-    lines(&server, "the crash journal \"pgq/journal\" is ignored")
+    assert_eq!(lines(&server, "the crash journal \"pgq/journal\" is ignored"), 1);
+    lines(&server, &format!("is ignored: {reason}"))
 }
 
 #[test]
 fn a_short_a_foreign_a_hostile_and_a_copied_journal_are_ignored_with_one_line() {
-    assert_eq!(starts_with(Some(b"")), 1);
-    assert_eq!(starts_with(Some(b"pgq jrnl, but not quite")), 1);
-    assert_eq!(starts_with(Some(&[0xff; 1_028_160])), 1);
-    assert_eq!(starts_with(None), 1);
+    assert_eq!(starts_with(Some(b""), "it has the wrong size"), 1);
+    assert_eq!(starts_with(Some(b"pgq jrnl, but not quite"), "it has the wrong size"), 1);
+    assert_eq!(starts_with(Some(&[0xff; 1_028_160]), "it was not written by this version"), 1);
+    assert_eq!(starts_with(None, "it came with a copy"), 1);
 }
 
 #[test]

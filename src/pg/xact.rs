@@ -108,6 +108,7 @@ pub fn run_handler<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Cau
 fn drive<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
     let result = catching(|| {
         context::watch(|| {
+            begin_statement();
             // SAFETY: called from a worker's loop, outside any transaction.
             unsafe { pg_sys::StartTransactionCommand() };
             let value = work()?;
@@ -123,6 +124,13 @@ fn drive<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
     // SAFETY: reports at most once a second by itself; without it autovacuum never sees our tables.
     unsafe { pg_sys::pgstat_report_stat(false) };
     result
+}
+
+/// A statement begins now. A client's begins with its message (exec_simple_query, postgres.c); in a worker
+/// statement_timestamp(), and now() in each transaction that follows, would stay what they were when it connected.
+pub fn begin_statement() {
+    // SAFETY: stores the present time in a variable of xact.c.
+    unsafe { pg_sys::SetCurrentStatementStartTimestamp() };
 }
 
 /// Runs `work` outside any transaction, and catches what it raises.

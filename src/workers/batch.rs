@@ -192,6 +192,7 @@ impl Worker {
         self.forget_cancel(job.id);
         self.show(batch.handler, job, began);
         self.journal_job(job);
+        xact::begin_statement();
         hooks::at("before handler");
         if !company {
             self.slot.recording.store(job.id, SeqCst);
