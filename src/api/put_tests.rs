@@ -4,7 +4,7 @@
 mod tests {
     use pgrx::prelude::*;
 
-    use crate::pg::session_tests::{error_of, holds, number, refused, rows, run, text, value};
+    use crate::pg::session_tests::{holds, number, refused, rows, run, text, value};
 
     #[pg_test]
     fn put_returns_the_id_of_a_ready_job_with_the_defaults() {

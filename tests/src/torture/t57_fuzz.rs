@@ -31,6 +31,8 @@ const JOBS: i64 = 5_000;
 
 const SETUP: &str = "
     CREATE ROLE low LOGIN; GRANT USAGE ON SCHEMA pgq TO low; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgq TO low;
+    SELECT pgq.grant_usage('low', access, queue) FROM unnest('{produce,consume,admin}'::text[]) AS access,
+        unnest('{a,b}'::text[]) AS queue;
     CREATE SCHEMA fuzz; GRANT USAGE ON SCHEMA fuzz TO PUBLIC;
     CREATE FUNCTION fuzz.fine(args jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT args';
     CREATE FUNCTION fuzz.fails(job pgq.job) RETURNS void LANGUAGE plpgsql
@@ -80,7 +82,7 @@ fn fuzz(run: &mut Run) {
     let server = run.server().conf("pgq.max_workers", 2).start();
     let mut boss = server.create_database("fuzz");
     execute(&mut boss, SETUP);
-    let functions = functions(&mut boss);
+    let (functions, pool) = (functions(&mut boss), Pool::read());
     let mut sessions = ["postgres", "low"].map(|role| open(&server, role));
     let mut answers: BTreeMap<String, u64> = BTreeMap::new();
     while run.goes_on() {
@@ -90,7 +92,7 @@ fn fuzz(run: &mut Run) {
         let settings = settings(&mut run.rng);
         execute(client, &settings);
         let size = BATCH.min(run.left());
-        let calls: Vec<String> = (0..size).map(|_| call(&mut run.rng, &functions, ids)).collect();
+        let calls: Vec<String> = (0..size).map(|_| call(&mut run.rng, &pool, &functions, ids)).collect();
         let rows = match client.query("SELECT * FROM fuzz.call($1)", &[&calls]) {
             Ok(rows) => rows,
             Err(error) => {
@@ -147,7 +149,7 @@ fn settings(rng: &mut Rng) -> String {
     )
 }
 
-fn call(rng: &mut Rng, functions: &[Function], ids: i64) -> String {
+fn call(rng: &mut Rng, pool: &Pool, functions: &[Function], ids: i64) -> String {
     let function = rng.pick(functions);
     let named = rng.chance(60);
     let mut given = Vec::new();
@@ -156,7 +158,7 @@ fn call(rng: &mut Rng, functions: &[Function], ids: i64) -> String {
         if named && *may_miss && name != "timeout" && rng.chance(60) {
             continue;
         }
-        let value = value(rng, name, kind, ids);
+        let value = value(rng, pool, (name, kind), ids);
         given.push(if named { format!("{name} => {value}") } else { value });
     }
     let from = if rng.chance(50) { "* FROM " } else { "" };
@@ -164,7 +166,7 @@ fn call(rng: &mut Rng, functions: &[Function], ids: i64) -> String {
 }
 
 /// A value of a type, as an expression; now and then one that a function of ours has use for.
-fn value(rng: &mut Rng, name: &str, kind: &str, ids: i64) -> String {
+fn value(rng: &mut Rng, pool: &Pool, (name, kind): (&str, &str), ids: i64) -> String {
     if name == "timeout" {
         return (*rng.pick(&["'0'", "'1 ms'", "'-1 s'", "'178000000 years'", "'1 mon -30 days'"])).to_owned();
     }
@@ -172,7 +174,7 @@ fn value(rng: &mut Rng, name: &str, kind: &str, ids: i64) -> String {
         return format!("NULL::{kind}");
     }
     if let Some(element) = kind.strip_suffix("[]") {
-        return array(rng, name, element, ids);
+        return array(rng, pool, (name, element), ids);
     }
     let fitting: &[&str] = match name {
         "queue" => &["'a'", "'b'", "'c'"],
@@ -186,132 +188,39 @@ fn value(rng: &mut Rng, name: &str, kind: &str, ids: i64) -> String {
     match kind {
         "bigint" if rng.chance(70) => rng.between(1, u64::try_from(ids).unwrap_or(1)).to_string(),
         "integer" if rng.chance(50) => rng.between(0, 4).to_string(),
-        _ => (*rng.pick(pool(kind))).to_owned(),
+        _ => (*rng.pick(pool.of(kind))).to_owned(),
     }
 }
 
-fn array(rng: &mut Rng, name: &str, element: &str, ids: i64) -> String {
+fn array(rng: &mut Rng, pool: &Pool, (name, element): (&str, &str), ids: i64) -> String {
     match rng.below(10) {
         0 => format!("'{{}}'::{element}[]"),
         1 => format!("ARRAY[NULL]::{element}[]"),
-        2 => format!("array_fill({}::{element}, ARRAY[2, 3])", value(rng, "", element, ids)),
-        3 => format!("array_fill({}::{element}, ARRAY[{}])", value(rng, "", element, ids), rng.between(1, 300)),
-        4 => format!("array_fill({}::{element}, ARRAY[2], ARRAY[-5])", value(rng, "", element, ids)),
+        2 => format!("array_fill({}::{element}, ARRAY[2, 3])", value(rng, pool, ("", element), ids)),
+        3 => format!("array_fill({}::{element}, ARRAY[{}])", value(rng, pool, ("", element), ids), rng.between(1, 300)),
+        4 => format!("array_fill({}::{element}, ARRAY[2], ARRAY[-5])", value(rng, pool, ("", element), ids)),
         _ => {
-            let values: Vec<String> = (0..rng.between(1, 4)).map(|_| value(rng, name, element, ids)).collect();
+            let values: Vec<String> = (0..rng.between(1, 4)).map(|_| value(rng, pool, (name, element), ids)).collect();
             format!("ARRAY[{}]::{element}[]", values.join(", "))
         }
     }
 }
 
-fn pool(kind: &str) -> &'static [&'static str] {
-    match kind {
-        "text" | "name" | "character varying" => &[
-            "''",
-            "' '",
-            "'a'",
-            "'b'",
-            "'keep'",
-            "'replace'",
-            "'error'",
-            "'ready'",
-            "'scheduled'",
-            "'leased'",
-            "'done'",
-            "'dead'",
-            "'cancelled'",
-            "'produce'",
-            "'consume'",
-            "'monitor'",
-            "'admin'",
-            "'k'",
-            "'käse'",
-            "'☃'",
-            "E'\\n'",
-            "E'\\x01'",
-            "''''",
-            "'\"'",
-            "'$1'",
-            "'a.b.c'",
-            "'('",
-            "'f(jsonb)'",
-            "'f(int[], text'",
-            "'1'",
-            "'infinity'",
-            "'public'",
-            "'low'",
-            "'-'",
-            "'x.'",
-            "repeat('x', 59)",
-            "repeat('x', 60)",
-            "repeat('x', 100000)",
-            "repeat('☃', 999)",
-            "'%s'",
-            "E'\\\\'",
-        ],
-        "integer" | "smallint" => &["0", "1", "-1", "10000", "10001", "2147483647", "(-2147483648)", "64"],
-        "bigint" => &["0", "1", "-1", "9223372036854775807", "(-9223372036854775808)", "4294967296"],
-        "boolean" => &["true", "false"],
-        "interval" => &[
-            "'0'",
-            "'1 ms'",
-            "'1 s'",
-            "'1 h'",
-            "'-1 s'",
-            "'1 year'",
-            "'3999 years'",
-            "'4001 years'",
-            "'178000000 years'",
-            "'-178000000 years'",
-            "'2147483647 months'",
-            "'-2147483648 days'",
-            "'2562047788:00:54.775807'",
-            "'1 mon -30 days'",
-            "'-1 mon 31 days'",
-        ],
-        "timestamp with time zone" => &[
-            "now()",
-            "now() + '1 s'",
-            "now() - '1 day'",
-            "'infinity'",
-            "'-infinity'",
-            "'4714-11-24 00:00:00+00 BC'",
-            "'294276-12-31 23:59:59.999999+00'",
-            "'2000-01-01'",
-            "'1970-01-01'",
-        ],
-        "jsonb" | "json" => &[
-            "'null'",
-            "'{}'",
-            "'[]'",
-            "'1'",
-            "'\"x\"'",
-            "'[{}]'",
-            "'[{\"args\": 1}, {\"key\": \"k\"}]'",
-            "'[{\"args\": {}, \"delay\": \"1 h\"}]'",
-            "'[{\"delay\": \"no\"}]'",
-            "'[{\"delay\": \"-1 s\"}]'",
-            "'[{\"execute_at\": \"soon\"}]'",
-            "'[{\"execute_at\": \"infinity\"}]'",
-            "'[{\"execute_at\": \"now\", \"delay\": \"1 s\"}]'",
-            "'[{\"priority\": 1e400}]'",
-            "'[{\"priority\": 1.5}]'",
-            "'[{\"to\": 1}]'",
-            "'[{\"key\": \"\"}]'",
-            "'[{\"task\": \"x y\"}]'",
-            "'[{\"task\": null, \"args\": null}]'",
-            "'[{\"max_attempts\": 0}]'",
-            "'[[]]'",
-            "'[null]'",
-            "'[{\"key\": \"\\u0001☃\"}, {\"key\": \"\\u0001☃\"}]'",
-            "'{\"a\": 1e-400, \"b\": 0.10}'",
-            "'1e1000'",
-            "to_jsonb(repeat('x', 100000))",
-            "to_jsonb(repeat('x', 2000000))",
-            "(repeat('[', 1000) || repeat(']', 1000))::jsonb",
-            "(SELECT jsonb_agg(jsonb_build_object('priority', n)) FROM generate_series(1, 300) AS n)",
-        ],
-        "oid" | "regrole" | "regclass" => &["0", "10", "4294967295"],
-        _ => &["NULL"],
+/// The values of each type.
+struct Pool(Vec<(Vec<&'static str>, Vec<&'static str>)>);
+
+impl Pool {
+    fn read() -> Pool {
+        let blocks = include_str!("../../attacks/values.txt").split("--- ").skip(1);
+        let read = |block: &'static str| {
+            let (kinds, values) = block.split_once('\n').expect("values below the types");
+            (kinds.split(" | ").collect(), values.lines().collect())
+        };
+        Pool(blocks.map(read).collect())
+    }
+
+    /// Those of a type; of one that is not there, NULL.
+    fn of(&self, kind: &str) -> &[&'static str] {
+        self.0.iter().find(|(kinds, _)| kinds.contains(&kind)).map_or(&["NULL"], |(_, values)| values)
     }
 }
