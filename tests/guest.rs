@@ -240,7 +240,8 @@ fn wrong_values_in_the_configuration_change_nothing_and_right_ones_are_taken() {
 fn tables_that_are_rewritten_reindexed_or_emptied_under_load_lose_no_job() {
     let server = Server::builder().preload(true).conf("allow_in_place_tablespaces", "on").start();
     let mut client = shop(&server);
-    run(&mut client, "CREATE TABLESPACE elsewhere LOCATION ''; CREATE TABLE sent (id bigint)");
+    run(&mut client, "CREATE TABLESPACE elsewhere LOCATION ''");
+    run(&mut client, "CREATE TABLE sent (id bigint)");
     let mut owner = server.connect("shop");
     for sql in [
         "VACUUM FULL pgq.job",
