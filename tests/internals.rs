@@ -4,7 +4,7 @@
 //! each test names a change of one line with which it fails.
 
 use pgq_tests::disk::SmallDisk;
-use pgq_tests::{count, crasher, one, repository, run, wait_for, wait_until, Ledger, Server, Stop};
+use pgq_tests::{count, crasher, one, repository, run, wait_for, wait_until, Ledger, Server, Stop, Until};
 use postgres::Client;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -88,11 +88,12 @@ fn under_load(server: &Server, client: &mut Client, disturb: &[&str]) {
             }
             rounds
         });
+        let until = Until(&over);
         for _ in 0..60 {
             ids.extend(put(client, "q", 250));
         }
         wait_until(PATIENCE, "all jobs to be done", || count(client, "pgq.job") == 0);
-        over.store(true, SeqCst);
+        drop(until);
         rounds = disturbing.join().expect("nothing fails");
     });
     println!("{rounds} rounds of {disturb:?}");
@@ -344,6 +345,26 @@ fn polling_beside_a_long_job_costs_no_transaction_ids() {
     assert_eq!(one::<i64>(&mut client, NEXT) - before, 0);
     run(&mut holder, "ROLLBACK");
     wait_until(POLLED, "the job that was given back", || count(&mut client, "pgq.job WHERE queue = 'held'") == 0);
+}
+
+/// DROP EXTENSION takes the extension before any table, and so do workers: it waits for them in one place.
+///
+/// Fails when `lock` (pg/extension.rs) takes no lock.
+#[test]
+fn a_worker_holds_the_extension_while_it_uses_its_tables() {
+    let (server, mut client) = start(2);
+    run(
+        &mut client,
+        "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(3600)';
+         SELECT pgq.register('q', 'f'), pgq.put('q')",
+    );
+    wait_until(PATIENCE, "the job to run", || count(&mut client, "pgq.running") == 1);
+    let held = "pg_locks AS l JOIN pgq.running AS r USING (pid) JOIN pg_extension AS e ON e.oid = l.objid
+        WHERE l.classid = 'pg_extension'::regclass AND e.extname = 'pgq' AND l.mode = 'AccessShareLock' AND l.granted";
+    assert_eq!(count(&mut client, held), 1);
+    // It waits for the worker, which leaves: then nothing is in the way.
+    run(&mut client, "SET deadlock_timeout = '100ms'; DROP EXTENSION pgq");
+    assert_eq!(lines(&server, "deadlock detected"), 0);
 }
 
 /// All removals are our executors', which live on.

@@ -2,7 +2,7 @@
 //! servers that have no room for workers: the queue makes way, comes back by itself, and loses
 //! nothing. What times a promise here prints what it measured.
 
-use pgq_tests::{timed, wait_until, Server, Stop};
+use pgq_tests::{timed, wait_until, Server, Stop, Until};
 use postgres::Client;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -105,8 +105,9 @@ fn undisturbed<T>(server: &Server, neighbour: &str, work: impl FnOnce() -> T) ->
             }
             slowest
         });
+        let until = Until(&over);
         let result = work();
-        over.store(true, Ordering::Relaxed);
+        drop(until);
         let slowest = prober.join().expect("no job next door was late");
         println!("  next door meanwhile: the slowest put took {slowest:?} to its effect");
         result

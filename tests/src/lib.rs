@@ -23,7 +23,7 @@ pub mod transcript;
 pub use ledger::Ledger;
 pub use server::{Server, Stop};
 pub use sql::{count, one, run};
-pub use time::{median, timed, wait_for, wait_until};
+pub use time::{median, timed, wait_for, wait_until, Until};
 
 use std::path::PathBuf;
 

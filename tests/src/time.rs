@@ -1,6 +1,7 @@
 //! Waiting and measuring. Nothing here sleeps for luck: every wait polls a state and has a
 //! deadline, after which it fails and says what it waited for.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,15 @@ pub fn wait_for<T>(deadline: Duration, what: &str, mut look: impl FnMut() -> Opt
         }
         assert!(began.elapsed() < deadline, "waited {deadline:?} in vain for: {what}");
         thread::sleep(POLL);
+    }
+}
+
+/// Sets a flag when it is dropped, by a panic too: a thread that works until then must not outlive the test.
+pub struct Until<'a>(pub &'a AtomicBool);
+
+impl Drop for Until<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
