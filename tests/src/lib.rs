@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod markdown;
 pub mod process;
 pub mod psql;
+pub mod random;
 pub mod rules;
 pub mod server;
 pub mod shop;

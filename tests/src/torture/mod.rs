@@ -31,6 +31,7 @@ mod t21_settings;
 mod t22_procedures;
 mod t23_transactions;
 mod t24_changes;
+mod t24_model;
 mod t25_idle_queue;
 mod t27_same_instant;
 mod t38_extension;
@@ -92,6 +93,7 @@ pub fn parts() -> Vec<&'static Part> {
         t22_procedures::PARTS,
         t23_transactions::PARTS,
         t24_changes::PARTS,
+        t24_model::PARTS,
         t25_idle_queue::PARTS,
         t27_same_instant::PARTS,
         t38_extension::PARTS,
