@@ -9,7 +9,7 @@ pub const PARTS: &[Part] = &[Part {
     id: "P01",
     title: "random calls of the SQL API against a model",
     unit: "sequences",
-    quick: 300,
+    quick: 250,
     full: 100_000,
     run: compare,
 }];
