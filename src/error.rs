@@ -3,6 +3,7 @@
 //! Functions return `Result<T, Error>` up to the edge; there `From<Error> for ErrorReport` turns the
 //! value into PostgreSQL's error. A failing job is no `Error`: it is data (`pg::xact::Caught`).
 
+use crate::pg::encoding;
 use crate::pg::report::{Code, ErrorReport};
 
 /// The result of everything that can fail because of what the caller asked for.
@@ -67,33 +68,33 @@ fn literal(text: &str) -> String {
 const SHAPES: &str = "A handler takes (args jsonb), (job pgq.job), (id bigint, args jsonb) or no argument.";
 
 fn report(code: Code, message: String) -> ErrorReport {
-    ErrorReport::new(code, message, "pgq")
+    ErrorReport::new(code, encoding::shown(&message).into_owned(), "pgq")
 }
 
 fn lookup_report(error: Error) -> ErrorReport {
     match error {
         Error::NoSuchFunction { name, found } if found.is_empty() => {
             report(Code::ERRCODE_UNDEFINED_FUNCTION, format!("function \"{name}\" does not exist"))
-                .set_detail(SHAPES)
-                .set_hint("Create the function first, or give its schema: pgq.register('queue', 'app.send_mail').")
+                .detail_shown(SHAPES)
+                .hint_shown("Create the function first, or give its schema: pgq.register('queue', 'app.send_mail').")
         }
         Error::NoSuchFunction { name, found } => {
             report(Code::ERRCODE_UNDEFINED_FUNCTION, format!("no function \"{name}\" can be a handler"))
-                .set_detail(format!("{SHAPES} Found: {}.", found.join(", ")))
-                .set_hint("Change the function's arguments to one of these shapes, or name another function.")
+                .detail_shown(format!("{SHAPES} Found: {}.", found.join(", ")))
+                .hint_shown("Change the function's arguments to one of these shapes, or name another function.")
         }
         Error::AmbiguousFunction { name, found } => {
             report(Code::ERRCODE_AMBIGUOUS_FUNCTION, format!("function name \"{name}\" is not unique"))
-                .set_detail(format!("These fit: {}.", found.join(", ")))
-                .set_hint(format!(
+                .detail_shown(format!("These fit: {}.", found.join(", ")))
+                .hint_shown(format!(
                     "Give the whole signature: pgq.register('queue', {}).",
                     literal(found.first().map_or("", String::as_str))
                 ))
         }
         Error::UnfitFunction { signature, reason, hint } => {
             report(Code::ERRCODE_INVALID_FUNCTION_DEFINITION, format!("{signature} cannot be a handler"))
-                .set_detail(reason)
-                .set_hint(hint)
+                .detail_shown(reason)
+                .hint_shown(hint)
         }
         other => Internal(other).into(),
     }
@@ -105,7 +106,23 @@ struct Internal(Error);
 impl From<Internal> for ErrorReport {
     fn from(inner: Internal) -> Self {
         report(Code::ERRCODE_INTERNAL_ERROR, format!("pgq: {:?}", inner.0))
-            .set_hint("This is a defect of pgq: please report it.")
+            .hint_shown("This is a defect of pgq: please report it.")
+    }
+}
+
+/// DETAIL and HINT as the database writes them: they may quote what a user called something.
+trait Shown {
+    fn detail_shown(self, detail: impl AsRef<str>) -> Self;
+    fn hint_shown(self, hint: impl AsRef<str>) -> Self;
+}
+
+impl Shown for ErrorReport {
+    fn detail_shown(self, detail: impl AsRef<str>) -> Self {
+        self.set_detail(encoding::shown(detail.as_ref()))
+    }
+
+    fn hint_shown(self, hint: impl AsRef<str>) -> Self {
+        self.set_hint(encoding::shown(hint.as_ref()))
     }
 }
 
@@ -113,48 +130,48 @@ impl From<Error> for ErrorReport {
     fn from(error: Error) -> Self {
         match error {
             Error::Argument { message, detail, hint } => {
-                with_detail(report(Code::ERRCODE_INVALID_PARAMETER_VALUE, message), detail).set_hint(hint)
+                with_detail(report(Code::ERRCODE_INVALID_PARAMETER_VALUE, message), detail).hint_shown(hint)
             }
             Error::Unreadable { is_range, message, detail, hint } => {
                 let code = match is_range {
                     true => Code::ERRCODE_DATETIME_FIELD_OVERFLOW,
                     false => Code::ERRCODE_INVALID_DATETIME_FORMAT,
                 };
-                with_detail(report(code, message), detail).set_hint(hint)
+                with_detail(report(code, message), detail).hint_shown(hint)
             }
             Error::Null(name) => {
                 report(Code::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("argument \"{name}\" must not be null"))
-                    .set_hint(format!("Give a value for \"{name}\"."))
+                    .hint_shown(format!("Give a value for \"{name}\"."))
             }
             Error::ArgsTooLarge { bytes, limit } => report(
                 Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
                 format!("args of {bytes} bytes exceed \"pgq.max_args_size\" of {limit} bytes"),
             )
-            .set_hint(
+            .hint_shown(
                 "Put the data into a table and its key into args, or have a superuser raise \"pgq.max_args_size\".",
             ),
             Error::NoSuchJob(id) => report(Code::ERRCODE_UNDEFINED_OBJECT, format!("job {id} does not wait here"))
-                .set_hint(format!("It is finished, or was never put: SELECT * FROM pgq.wait({id}, '0').")),
+                .hint_shown(format!("It is finished, or was never put: SELECT * FROM pgq.wait({id}, '0').")),
             Error::NoSuchRole(name) => {
                 report(Code::ERRCODE_UNDEFINED_OBJECT, format!("role \"{name}\" does not exist"))
-                    .set_hint("CREATE ROLE first, or look for its name: SELECT rolname FROM pg_roles.")
+                    .hint_shown("CREATE ROLE first, or look for its name: SELECT rolname FROM pg_roles.")
             }
             Error::Denied { message, detail, hint } => {
-                with_detail(report(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, message), detail).set_hint(hint)
+                with_detail(report(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, message), detail).hint_shown(hint)
             }
             Error::WrongState { message, hint } => {
-                report(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).set_hint(hint)
+                report(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).hint_shown(hint)
             }
             Error::Tampered(what) => report(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, what)
-                .set_hint("The commands that undo it: SELECT detail, fix FROM pgq.doctor() WHERE NOT ok."),
+                .hint_shown("The commands that undo it: SELECT detail, fix FROM pgq.doctor() WHERE NOT ok."),
             Error::DuplicateKey { queue, key, id } => report(
                 Code::ERRCODE_UNIQUE_VIOLATION,
                 format!("a job with key \"{key}\" waits in queue \"{queue}\" already"),
             )
-            .set_detail(format!("It is job {id}."))
-            .set_hint("Use on_conflict => 'keep' to get its id, or 'replace' to change it."),
+            .detail_shown(format!("It is job {id}."))
+            .hint_shown("Use on_conflict => 'keep' to get its id, or 'replace' to change it."),
             Error::Internal(what) => report(Code::ERRCODE_INTERNAL_ERROR, what)
-                .set_hint("Compare pgq.version() with the installed library, and report this."),
+                .hint_shown("Compare pgq.version() with the installed library, and report this."),
             lookup => lookup_report(lookup),
         }
     }
@@ -162,7 +179,7 @@ impl From<Error> for ErrorReport {
 
 fn with_detail(report: ErrorReport, detail: Option<String>) -> ErrorReport {
     match detail {
-        Some(detail) => report.set_detail(detail),
+        Some(detail) => report.detail_shown(detail),
         None => report,
     }
 }

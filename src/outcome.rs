@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::observe::log;
 use crate::pg::datum::Flat;
 use crate::pg::xact::Caught;
-use crate::pg::{at_commit, clock, encoding};
+use crate::pg::{at_commit, clock};
 use crate::settings;
 use crate::store::finish::{self, End, Return};
 use crate::store::registry;
@@ -113,13 +113,9 @@ pub fn lease_ended(job: &Job, queue: RetryOptions) -> Result<Word> {
     failed(job, &Caught::new("57014", "the lease ended"), &how)
 }
 
-/// An error's text as this database can store it: recording a failure must not fail over a character.
+/// An error's text as jsonb can hold it: recording a failure must not fail over a character.
 fn storable(text: &str) -> String {
-    let plain = text.replace('\0', "");
-    if encoding::is_utf8() {
-        return plain;
-    }
-    plain.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect()
+    text.replace('\0', "")
 }
 
 /// An error as the tables keep it.

@@ -6,7 +6,7 @@ use crate::engine::names::{is_name, MAX_NAME};
 use crate::engine::state::State;
 use crate::engine::time::{Micros, Span};
 use crate::error::{Error, Result};
-use crate::pg::clock;
+use crate::pg::{clock, encoding};
 
 /// A queue's name.
 pub fn queue(name: Option<&str>) -> Result<&str> {
@@ -27,7 +27,7 @@ fn valid(kind: &str, name: &str) -> Result<()> {
     }
     Err(Error::Argument {
         message: format!("invalid {kind} name \"{}\"", name.chars().take(80).collect::<String>()),
-        detail: Some(format!("It has {} bytes.", name.len())),
+        detail: Some(format!("It has {} bytes.", encoding::length(name))),
         hint: format!("A {kind} name is 1 to {MAX_NAME} bytes of A-Z, a-z, 0-9, underscore, dot and hyphen."),
     })
 }

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::outcome::{self, Failure};
 use crate::pg::datum::Flat;
 use crate::pg::report::ErrorReport;
+use crate::pg::text::Text;
 use crate::pg::xact::Caught;
 use crate::pg::{at_commit, clock, log, xact};
 use crate::settings;
@@ -32,13 +33,14 @@ const PORTION: i64 = 1_000;
 
 #[pg_extern(sql = false)]
 fn claim(
-    queue: Option<&str>,
+    queue: Option<Text>,
     n: Option<i32>,
     lease: Option<Interval>,
-    queues: Option<Vec<Option<String>>>,
-    tasks: Option<Vec<Option<String>>>,
+    queues: Option<Vec<Option<Text>>>,
+    tasks: Option<Vec<Option<Text>>>,
 ) -> std::result::Result<SetOfIterator<'static, Flat>, ErrorReport> {
-    let queues = queues_of(queue, queues)?;
+    let queues = queues_of(queue.as_deref(), queues.map(plain))?;
+    let tasks = tasks.map(plain);
     for queue in &queues {
         rights::need(Access::Consume, queue)?;
     }
@@ -84,6 +86,10 @@ fn claim(
 }
 
 /// Exactly one of the two.
+fn plain(names: Vec<Option<Text>>) -> Vec<Option<String>> {
+    names.into_iter().map(|name| name.map(|n| n.0)).collect()
+}
+
 fn queues_of(queue: Option<&str>, queues: Option<Vec<Option<String>>>) -> Result<Vec<String>> {
     match (queue, queues) {
         (Some(_), None) => Ok(vec![check::queue(queue)?.into()]),
@@ -166,10 +172,11 @@ fn bulk_complete(
 fn fail(
     id: Option<i64>,
     attempt: Option<i32>,
-    error: Option<&str>,
+    error: Option<Text>,
     retry_in: Option<Interval>,
     permanent: Option<bool>,
 ) -> std::result::Result<Option<String>, ErrorReport> {
+    let error = error.as_deref();
     let (id, attempt) = (check::given("id", id)?, check::given("attempt", attempt)?);
     let retry_in = retry_in.map(|i| check::not_negative("retry_in", i)).transpose()?;
     // With a lease it is held; after a claim that was rolled back it waits, and its next attempt is this one.

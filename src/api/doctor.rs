@@ -10,6 +10,7 @@ use crate::engine::access::{Access, Rights};
 use crate::error::Result;
 use crate::pg::report::ErrorReport;
 use crate::pg::shmem::{self, slot_state};
+use crate::pg::text::Text;
 use crate::pg::{bgworker, clock, database, tamper, xact};
 use crate::settings;
 use crate::store::{counts, parking, registry};
@@ -30,7 +31,7 @@ fn row(check: &'static str, ok: bool, detail: impl Into<String>, fix: &str) -> R
 fn doctor() -> std::result::Result<
     TableIterator<
         'static,
-        (name!(check_name, &'static str), name!(ok, bool), name!(detail, String), name!(fix, Option<String>)),
+        (name!(check_name, &'static str), name!(ok, bool), name!(detail, Text), name!(fix, Option<Text>)),
     >,
     ErrorReport,
 > {
@@ -71,7 +72,7 @@ fn doctor() -> std::result::Result<
     rows.extend(tables()?);
     rows.extend(parked(&held)?);
     rows.extend(paused(&held)?);
-    Ok(TableIterator::new(rows.into_iter().map(|r| (r.check, r.ok, r.detail, r.fix))))
+    Ok(TableIterator::new(rows.into_iter().map(|r| (r.check, r.ok, r.detail.into(), r.fix.map(Into::into)))))
 }
 
 fn slots() -> Result<Row> {

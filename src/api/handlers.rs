@@ -10,7 +10,8 @@ use crate::engine::parking::Reason;
 use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
 use crate::pg::report::ErrorReport;
-use crate::pg::{at_commit, log, user};
+use crate::pg::text::Text;
+use crate::pg::{at_commit, encoding, log, user};
 use crate::settings;
 use crate::store::parking::{self, Subject};
 use crate::store::registry::{self, Configuration, Function, Registration};
@@ -18,9 +19,9 @@ use crate::store::registry::{self, Configuration, Function, Registration};
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
 fn register(
-    queue: Option<&str>,
-    handler: Option<&str>,
-    task: Option<&str>,
+    queue: Option<Text>,
+    handler: Option<Text>,
+    task: Option<Text>,
     run_as: Option<&core::ffi::CStr>,
     timeout: Option<Interval>,
     concurrency: Option<i32>,
@@ -28,13 +29,16 @@ fn register(
     max_attempts: Option<i32>,
     backoff: Option<Interval>,
     max_backoff: Option<Interval>,
-) -> std::result::Result<String, ErrorReport> {
+) -> std::result::Result<Text, ErrorReport> {
+    let queue = queue.as_deref();
+    let handler = handler.as_deref();
+    let task = task.as_deref();
     let (queue, task) = (check::queue(queue)?, check::task(task)?);
     rights::need(Access::Admin, queue)?;
     let name = function_name(handler)?;
     let caller = user::current();
     let run_as = match run_as {
-        Some(name) => name.to_string_lossy().into_owned(),
+        Some(name) => encoding::from_server_c(name),
         None => user::name(caller).unwrap_or_default(),
     };
     if let Some(timeout) = timeout {
@@ -56,7 +60,7 @@ fn register(
     registry::register(&Registration { queue, task, function: &function, run_as: &run_as, spans, numbers })?;
     at_commit::touch(names::hash(queue));
     at_commit::ensure_workers();
-    Ok(function.signature)
+    Ok(function.signature.into())
 }
 
 /// The longest name or signature of a function, in bytes: three identifiers, quoted, and two types.
@@ -64,9 +68,9 @@ const LONGEST_FUNCTION: usize = 1_000;
 
 fn function_name(handler: Option<&str>) -> Result<&str> {
     let name = check::given("handler", handler)?;
-    if name.len() > LONGEST_FUNCTION {
+    if encoding::length(name) > LONGEST_FUNCTION {
         return Err(Error::argument(
-            format!("invalid function name of {} bytes", name.len()),
+            format!("invalid function name of {} bytes", encoding::length(name)),
             "Give the function's name or signature: pgq.register('queue', 'app.send_mail').",
         ));
     }
@@ -135,7 +139,9 @@ fn refusal(reason: Reason) -> Error {
 }
 
 #[pg_extern(sql = false)]
-fn unregister(queue: Option<&str>, task: Option<&str>) -> std::result::Result<bool, ErrorReport> {
+fn unregister(queue: Option<Text>, task: Option<Text>) -> std::result::Result<bool, ErrorReport> {
+    let queue = queue.as_deref();
+    let task = task.as_deref();
     let (queue, task) = (check::queue(queue)?, check::task(task)?);
     rights::need(Access::Admin, queue)?;
     Ok(registry::unregister(queue, task)?)
@@ -144,7 +150,7 @@ fn unregister(queue: Option<&str>, task: Option<&str>) -> std::result::Result<bo
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
 fn configure(
-    queue: Option<&str>,
+    queue: Option<Text>,
     max_attempts: Option<i32>,
     backoff: Option<Interval>,
     max_backoff: Option<Interval>,
@@ -153,6 +159,7 @@ fn configure(
     notify: Option<bool>,
     reset: Option<bool>,
 ) -> std::result::Result<Option<Flat>, ErrorReport> {
+    let queue = queue.as_deref();
     let queue = check::queue(queue)?;
     rights::need(Access::Admin, queue)?;
     let spans =

@@ -15,6 +15,7 @@ use crate::engine::time::Micros;
 use crate::error::{Error, Result};
 use crate::pg::latch::{self, Signal};
 use crate::pg::report::ErrorReport;
+use crate::pg::text::Text;
 use crate::pg::{at_commit, clock, database, shmem};
 use crate::store::finish::{self, End, Return};
 use crate::store::row::Job;
@@ -33,13 +34,15 @@ fn need_admin(queue: Option<&str>) -> Result<()> {
 }
 
 #[pg_extern(sql = false)]
-fn pause(queue: Option<&str>) -> std::result::Result<i64, ErrorReport> {
+fn pause(queue: Option<Text>) -> std::result::Result<i64, ErrorReport> {
+    let queue = queue.as_deref();
     need_admin(queue)?;
     Ok(count(registry::pause(queue)?))
 }
 
 #[pg_extern(sql = false)]
-fn resume(queue: Option<&str>) -> std::result::Result<i64, ErrorReport> {
+fn resume(queue: Option<Text>) -> std::result::Result<i64, ErrorReport> {
+    let queue = queue.as_deref();
     need_admin(queue)?;
     let resumed = registry::resume(queue)?;
     for queue in &resumed {
@@ -141,7 +144,8 @@ fn retry(id: Option<i64>, execute_at: Option<TimestampWithTimeZone>) -> std::res
 }
 
 #[pg_extern(sql = false)]
-fn redrive(queue: Option<&str>, n: Option<i32>) -> std::result::Result<i64, ErrorReport> {
+fn redrive(queue: Option<Text>, n: Option<i32>) -> std::result::Result<i64, ErrorReport> {
+    let queue = queue.as_deref();
     let queue = check::queue(queue)?;
     rights::need(Access::Admin, queue)?;
     let most = check::at_least_one("n", n)?.map_or(i64::MAX, i64::from);
@@ -154,10 +158,12 @@ fn redrive(queue: Option<&str>, n: Option<i32>) -> std::result::Result<i64, Erro
 
 #[pg_extern(sql = false)]
 fn purge(
-    queue: Option<&str>,
-    state: Option<&str>,
+    queue: Option<Text>,
+    state: Option<Text>,
     older_than: Option<Interval>,
 ) -> std::result::Result<i64, ErrorReport> {
+    let queue = queue.as_deref();
+    let state = state.as_deref();
     let queue = check::queue(queue)?;
     rights::need(Access::Admin, queue)?;
     let state = check::given("state", state)?;

@@ -14,7 +14,8 @@ use crate::engine::time::Micros;
 use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
 use crate::pg::report::ErrorReport;
-use crate::pg::{at_commit, clock};
+use crate::pg::text::Text;
+use crate::pg::{at_commit, clock, encoding};
 use crate::settings;
 use crate::store::insert::{self, Columns, NewJob};
 use crate::store::{counts, key};
@@ -45,16 +46,20 @@ const MAX_KEY: usize = 1_000;
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
 fn put(
-    queue: Option<&str>,
+    queue: Option<Text>,
     args: Option<Flat>,
     priority: Option<i32>,
     execute_at: Option<TimestampWithTimeZone>,
     delay: Option<Interval>,
-    task: Option<&str>,
-    key: Option<&str>,
-    on_conflict: Option<&str>,
+    task: Option<Text>,
+    key: Option<Text>,
+    on_conflict: Option<Text>,
     max_attempts: Option<i32>,
 ) -> std::result::Result<i64, ErrorReport> {
+    let queue = queue.as_deref();
+    let task = task.as_deref();
+    let key = key.as_deref();
+    let on_conflict = on_conflict.as_deref();
     let queue = check::queue(queue)?;
     rights::need(Access::Produce, queue)?;
     let conflict = self::on_conflict(on_conflict)?;
@@ -79,8 +84,8 @@ fn put(
 
 fn checked_key(key: Option<&str>) -> Result<Option<&str>> {
     match key {
-        Some(k) if k.is_empty() || k.len() > MAX_KEY => Err(Error::argument(
-            format!("invalid key of {} bytes", k.len()),
+        Some(k) if k.is_empty() || encoding::length(k) > MAX_KEY => Err(Error::argument(
+            format!("invalid key of {} bytes", encoding::length(k)),
             format!("A key has 1 to {MAX_KEY} bytes; use a digest of longer ones: md5(...)."),
         )),
         other => Ok(other),
@@ -155,14 +160,16 @@ fn given<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Box<R
 
 #[pg_extern(sql = false)]
 fn bulk_put(
-    queue: Option<&str>,
+    queue: Option<Text>,
     jobs: Option<Flat>,
     args: Option<Flat>,
     priority: Option<i32>,
     execute_at: Option<TimestampWithTimeZone>,
     delay: Option<Interval>,
-    task: Option<&str>,
+    task: Option<Text>,
 ) -> std::result::Result<SetOfIterator<'static, i64>, ErrorReport> {
+    let queue = queue.as_deref();
+    let task = task.as_deref();
     let queue = check::queue(queue)?;
     rights::need(Access::Produce, queue)?;
     let (due, state) = check::due(execute_at, delay)?;
@@ -285,6 +292,6 @@ fn checked(like: &NewJob, element: &Element) -> Result<(NewJob, String)> {
     job.key = checked_key(element.key.as_deref())?.map(Into::into);
     job.max_attempts = check::at_least_one("max_attempts", element.max_attempts)?;
     let text = element.args.as_ref().map_or("{}", |raw| raw.get());
-    fits(i64::try_from(text.len()).unwrap_or(i64::MAX))?;
+    fits(i64::try_from(encoding::length(text)).unwrap_or(i64::MAX))?;
     Ok((job, text.into()))
 }

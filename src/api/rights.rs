@@ -12,7 +12,8 @@ use super::check;
 use crate::engine::access::{Access, Rights};
 use crate::error::{Error, Result};
 use crate::pg::report::ErrorReport;
-use crate::pg::{log, user};
+use crate::pg::text::Text;
+use crate::pg::{encoding, log, user};
 use crate::store::rights;
 
 /// Counts and reasons of a queue, no contents: for everybody who has to do with it.
@@ -109,16 +110,18 @@ fn change(role: Option<&CStr>, access: Option<&str>, queue: Option<&str>) -> Res
             hint: "Have one of them type it.".into(),
         });
     }
-    let shown = || name.to_string_lossy().into_owned();
+    let shown = || encoding::from_server_c(name);
     Ok((user::oid(name).ok_or_else(|| Error::NoSuchRole(shown()))?, access))
 }
 
 #[pg_extern(sql = false)]
 fn grant_usage(
     role: Option<&CStr>,
-    access: Option<&str>,
-    queue: Option<&str>,
+    access: Option<Text>,
+    queue: Option<Text>,
 ) -> std::result::Result<bool, ErrorReport> {
+    let access = access.as_deref();
+    let queue = queue.as_deref();
     let (role, access) = change(role, access, queue)?;
     Ok(rights::give(role, access, queue)?)
 }
@@ -126,9 +129,11 @@ fn grant_usage(
 #[pg_extern(sql = false)]
 fn revoke_usage(
     role: Option<&CStr>,
-    access: Option<&str>,
-    queue: Option<&str>,
+    access: Option<Text>,
+    queue: Option<Text>,
 ) -> std::result::Result<bool, ErrorReport> {
+    let access = access.as_deref();
+    let queue = queue.as_deref();
     let (role, access) = change(role, access, queue)?;
     let taken = rights::take(role, access, queue)?;
     let left = rights::of(role)?;
@@ -143,7 +148,9 @@ fn revoke_usage(
 }
 
 #[pg_extern(sql = false)]
-fn may(access: Option<&str>, queue: Option<&str>) -> std::result::Result<bool, ErrorReport> {
+fn may(access: Option<Text>, queue: Option<Text>) -> std::result::Result<bool, ErrorReport> {
+    let access = access.as_deref();
+    let queue = queue.as_deref();
     let access = parse(access)?;
     Ok(held()?.allow(&[access], queue))
 }

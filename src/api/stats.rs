@@ -11,6 +11,7 @@ use crate::engine::access::Access;
 use crate::engine::names;
 use crate::pg::report::ErrorReport;
 use crate::pg::shmem::{self, slot_state};
+use crate::pg::text::Text;
 use crate::pg::user::{self, Oid};
 use crate::pg::{database, tamper};
 use crate::settings;
@@ -27,7 +28,7 @@ fn signed(n: u64) -> i64 {
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn stats(
-    queue: Option<&str>,
+    queue: Option<Text>,
 ) -> std::result::Result<
     TableIterator<
         'static,
@@ -44,12 +45,13 @@ fn stats(
             name!(since, Option<TimestampWithTimeZone>),
             name!(workers, i64),
             name!(paused, bool),
-            name!(parked, Option<String>),
+            name!(parked, Option<Text>),
             name!(handlers, i64),
         ),
     >,
     ErrorReport,
 > {
+    let queue = queue.as_deref();
     queue.map(|q| check::queue(Some(q))).transpose()?;
     let held = rights::need_some(&rights::COUNTS, queue)?;
     let here = database::current();
@@ -90,7 +92,7 @@ fn stats(
             since,
             workers,
             count.paused,
-            (!reasons.is_empty()).then(|| reasons.join("; ")),
+            (!reasons.is_empty()).then(|| reasons.join("; ").into()),
             count.handlers,
         ));
     }

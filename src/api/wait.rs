@@ -13,6 +13,7 @@ use crate::engine::time::{Micros, Span};
 use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
 use crate::pg::report::ErrorReport;
+use crate::pg::text::Text;
 use crate::pg::{at_commit, clock, database, latch, shmem, tamper, xact};
 use crate::settings;
 use crate::store::{claim, history, parking, registry};
@@ -115,19 +116,20 @@ fn runner(id: i64) -> Option<i32> {
 const UNKNOWN: &str = "it does not wait: finished and not kept, or never put";
 
 #[pg_extern(sql = false)]
-fn waiting(id: Option<i64>) -> std::result::Result<String, ErrorReport> {
+fn waiting(id: Option<i64>) -> std::result::Result<Text, ErrorReport> {
     let id = check::given("id", id)?;
     match claim::look(id)? {
-        Some(seen) if rights::reach(&rights::COUNTS, &seen.job.queue)? => return Ok(reason(id, &seen)?),
-        Some(_) => return Ok(UNKNOWN.into()),
+        Some(seen) if rights::reach(&rights::COUNTS, &seen.job.queue)? => return Ok(reason(id, &seen)?.into()),
+        Some(_) => return Ok(UNKNOWN.to_owned().into()),
         None => {}
     }
-    Ok(match history::look(id)? {
+    let answer = match history::look(id)? {
         Some(finished) if rights::reach(&rights::COUNTS, &finished.queue)? => {
             format!("it does not wait: {}", finished.outcome)
         }
         _ => UNKNOWN.into(),
-    })
+    };
+    Ok(answer.into())
 }
 
 fn reason(id: i64, seen: &claim::Seen) -> Result<String> {

@@ -1,6 +1,6 @@
 //! What pg_stat_activity says about this worker.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
@@ -8,7 +8,7 @@ use super::session;
 
 /// Shows `what` as the running statement.
 pub fn running(what: &str) {
-    if let Ok(text) = CString::new(what) {
+    if let Some(text) = super::encoding::to_server_c(what) {
         // SAFETY: the text is copied into shared memory (backend_status.c).
         unsafe {
             pg_sys::debug_query_string = std::ptr::null();

@@ -104,7 +104,7 @@ impl Held {
 
 fn text(name: &pg_sys::NameData) -> String {
     // SAFETY: a NameData ends with a zero byte.
-    encoding::from_server(unsafe { CStr::from_ptr(name.data.as_ptr()) })
+    encoding::from_server_c(unsafe { CStr::from_ptr(name.data.as_ptr()) })
 }
 
 /// The role of an oid, if there is one.
@@ -143,7 +143,7 @@ pub fn database_name() -> String {
 
 /// Is there a role of this name?
 pub fn has_role_named(name: &str) -> bool {
-    let Some(name) = encoding::to_server(name) else { return false };
+    let Some(name) = encoding::to_server_c(name) else { return false };
     // SAFETY: a catalog look-up inside a transaction; missing_ok.
     unsafe { pg_sys::get_role_oid(name.as_ptr(), true) != pg_sys::InvalidOid }
 }

@@ -1,11 +1,11 @@
 //! The server's clock, and the arithmetic of `timestamptz` and `interval` that must be PostgreSQL's own.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::{direct_function_call, pg_sys, IntoDatum};
 
-use super::xact;
+use super::{encoding, xact};
 use crate::error::{Error, Result};
 
 /// Microseconds since 2000-01-01, now, by the wall clock (`clock_timestamp()`).
@@ -44,7 +44,7 @@ pub fn parse_interval(text: &str) -> Result<Interval> {
 type Input = unsafe fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum;
 
 fn read<T: pgrx::FromDatum>(input: Input, text: &str, hint: &str) -> Result<Option<T>> {
-    let text = CString::new(text).map_err(|_| Error::argument("a text has a zero byte", hint))?;
+    let text = encoding::to_server_c(text).ok_or_else(|| Error::argument("a text has a zero byte", hint))?;
     let args = [Some(text.as_ptr().into()), Some(pg_sys::Datum::from(0_u32)), (-1_i32).into_datum()];
     // SAFETY: an input function with (cstring, typioparam, typmod), as fmgr calls it. What it raises is raised again.
     let value = xact::catching(|| Ok(unsafe { direct_function_call(input, &args) }));

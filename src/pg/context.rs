@@ -11,6 +11,7 @@ use std::cell::{OnceCell, RefCell};
 
 use pgrx::pg_sys;
 
+use super::encoding;
 use super::memory::Scratch;
 use super::report::Code;
 
@@ -23,6 +24,10 @@ pub(super) struct Kept {
     pub(super) code: i32,
     /// Its message, by which the error that was caught is known to be this one.
     pub(super) message: String,
+    /// Its DETAIL.
+    pub(super) detail: Option<String>,
+    /// Its HINT.
+    pub(super) hint: Option<String>,
     /// Its CONTEXT.
     pub(super) context: Option<String>,
 }
@@ -141,10 +146,15 @@ unsafe extern "C-unwind" fn keep(_: *mut std::ffi::c_void) {
             let error = pg_sys::CopyErrorData();
             if (*error).elevel >= ERROR {
                 let text = |c: *const std::ffi::c_char| {
-                    (!c.is_null()).then(|| std::ffi::CStr::from_ptr(c).to_string_lossy().into_owned())
+                    (!c.is_null()).then(|| encoding::from_server_c(std::ffi::CStr::from_ptr(c)))
                 };
-                let message = text((*error).message).unwrap_or_default();
-                LAST.set(Some(Kept { code: (*error).sqlerrcode, message, context: text((*error).context) }));
+                LAST.set(Some(Kept {
+                    code: (*error).sqlerrcode,
+                    message: text((*error).message).unwrap_or_default(),
+                    detail: text((*error).detail),
+                    hint: text((*error).hint),
+                    context: text((*error).context),
+                }));
             }
             if (*error).elevel > ERROR {
                 pg_sys::errhidecontext(true);

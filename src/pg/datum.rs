@@ -33,7 +33,7 @@ impl Flat {
 
     /// jsonb from its text, by PostgreSQL's own parser. Raises 22P02 for what is no JSON.
     pub fn jsonb(text: &str) -> Option<Self> {
-        let text = encoding::to_server(text)?;
+        let text = encoding::to_server_c(text)?;
         // SAFETY: jsonb_in takes a C string that outlives the call; from_datum copies the result.
         unsafe {
             let datum = pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(text.as_ptr().into())])?;
@@ -46,7 +46,7 @@ impl Flat {
         // SAFETY: self holds a jsonb (the callers' type); jsonb_out returns a palloc'd C string.
         unsafe {
             match pgrx::direct_function_call_as_datum(pg_sys::jsonb_out, &[Some(self.datum())]) {
-                Some(out) => encoding::from_server(std::ffi::CStr::from_ptr(out.cast_mut_ptr())),
+                Some(out) => encoding::from_server_c(std::ffi::CStr::from_ptr(out.cast_mut_ptr())),
                 None => String::new(),
             }
         }

@@ -66,7 +66,7 @@ pub fn look_up(signature: &str) -> Option<u32> {
     // schema that a handler's role need not have. No code runs here; the right to execute is asked elsewhere.
     let oid: Option<pg_sys::Oid> = user::as_owner(|| {
         // SAFETY: to_regprocedure takes one text and returns NULL for what does not exist.
-        unsafe { direct_function_call(pg_sys::to_regprocedure, &[signature.into_datum()]) }
+        unsafe { direct_function_call(pg_sys::to_regprocedure, &[super::text::datum(signature)]) }
     })
     .flatten();
     oid.map(pg_sys::Oid::to_u32)

@@ -27,6 +27,7 @@ pub mod shortage;
 pub mod signals;
 pub mod spi;
 pub mod tamper;
+pub mod text;
 pub mod timeout;
 pub mod user;
 pub mod xact;

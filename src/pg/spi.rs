@@ -8,6 +8,7 @@ use pgrx::datum::Interval;
 use pgrx::{pg_sys, FromDatum, IntoDatum};
 
 use super::datum::Flat;
+use super::text::{self, Text};
 use super::{encoding, tamper, user};
 use crate::error::{Error, Result};
 
@@ -100,9 +101,8 @@ impl<'a> Arg<'a> {
     fn datum(&self, kind: Type) -> Option<pg_sys::Datum> {
         match self {
             Arg::Null => None,
-            Arg::Text(text) => text.into_datum(),
-            Arg::Texts(texts) if encoding::is_utf8() => texts.to_vec().into_datum(),
-            Arg::Texts(texts) => converted(texts),
+            Arg::Text(text) => text::datum(text),
+            Arg::Texts(texts) => text_array(texts),
             Arg::Int(n) => n.into_datum(),
             Arg::Ints(all) => all.to_vec().into_datum(),
             Arg::Bigint(n) | Arg::Time(n) => n.into_datum(),
@@ -120,12 +120,10 @@ impl<'a> Arg<'a> {
     }
 }
 
-/// text[] in a database whose encoding is not Rust's.
-fn converted(texts: &[Option<String>]) -> Option<pg_sys::Datum> {
-    let all: Vec<Option<Vec<u8>>> = texts
-        .iter()
-        .map(|text| text.as_ref().and_then(|t| encoding::to_server(t)).map(std::ffi::CString::into_bytes))
-        .collect();
+/// text[]
+fn text_array(texts: &[Option<String>]) -> Option<pg_sys::Datum> {
+    let all: Vec<Option<Vec<u8>>> =
+        texts.iter().map(|text| text.as_ref().map(|t| encoding::to_server(t).into_owned())).collect();
     // bytea and text are the same varlena; the array's element type is set to what the statement expects.
     let array = all.into_datum()?;
     // SAFETY: an array that was just made here, not shared with anybody.
@@ -176,6 +174,33 @@ fn job_type() -> pg_sys::Oid {
     }
 }
 
+/// What a column can be read as.
+pub trait Column: Sized {
+    /// # Safety
+    /// The datum is of the SQL type that fits the Rust type.
+    unsafe fn read(datum: pg_sys::Datum, is_null: bool) -> Option<Self>;
+}
+
+macro_rules! columns {
+    ($($kind:ty),*) => {
+        $(impl Column for $kind {
+            unsafe fn read(datum: pg_sys::Datum, is_null: bool) -> Option<Self> {
+                // SAFETY: the caller's promise.
+                unsafe { <$kind>::from_datum(datum, is_null) }
+            }
+        })*
+    };
+}
+
+columns!(bool, i32, i64, Interval, Flat, pg_sys::Oid, pg_sys::TransactionId);
+
+impl Column for String {
+    unsafe fn read(datum: pg_sys::Datum, is_null: bool) -> Option<Self> {
+        // SAFETY: the caller's promise.
+        unsafe { Text::from_datum(datum, is_null) }.map(|text| text.0)
+    }
+}
+
 /// One row of a result, readable while SPI is open.
 pub struct Row {
     tuple: pg_sys::HeapTuple,
@@ -184,18 +209,18 @@ pub struct Row {
 
 impl Row {
     /// Column `number` (from 1) as a Rust value of the fitting type; `None` is NULL.
-    pub fn get<T: FromDatum>(&self, number: i32) -> Option<T> {
+    pub fn get<T: Column>(&self, number: i32) -> Option<T> {
         let mut null = false;
         // SAFETY: tuple and descriptor belong to the SPI result that is open; the statement's text fixes the
         // types of its columns, and the caller in store/ reads them by those.
         unsafe {
             let datum = pg_sys::SPI_getbinval(self.tuple, self.desc, number, &mut null);
-            T::from_datum(datum, null)
+            T::read(datum, null)
         }
     }
 
     /// Column `number`, which the statement never returns as NULL.
-    pub fn must<T: FromDatum>(&self, number: i32) -> Result<T> {
+    pub fn must<T: Column>(&self, number: i32) -> Result<T> {
         self.get(number).ok_or_else(|| Error::Internal(format!("column {number} is null")))
     }
 }

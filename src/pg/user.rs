@@ -59,7 +59,7 @@ pub fn name(role: Role) -> Option<String> {
     // SAFETY: GetUserNameFromId(noerr = true) returns a palloc'd C string or null.
     unsafe {
         let name = pg_sys::GetUserNameFromId(pg_sys::Oid::from(role), true);
-        (!name.is_null()).then(|| std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned())
+        (!name.is_null()).then(|| super::encoding::from_server_c(std::ffi::CStr::from_ptr(name)))
     }
 }
 

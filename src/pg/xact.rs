@@ -9,7 +9,8 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 use pgrx::PgTryBuilder;
 
-use super::{context, timeout};
+use super::context::{self, Kept};
+use super::{encoding, timeout};
 use crate::error::Error;
 
 /// An error that was caught, as a job keeps it.
@@ -68,14 +69,20 @@ fn caught(error: CaughtError) -> Caught {
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. } => report,
     };
-    let kept = context::take().filter(|kept| kept.message == report.message());
+    // pgrx reads every message as UTF-8.
+    let as_read = |message: &str| String::from_utf8_lossy(&encoding::to_server(message)) == report.message();
+    let kept = context::take().filter(|kept| as_read(&kept.message));
     let code = kept.as_ref().map_or(report.sql_error_code() as i32, |kept| kept.code);
-    Caught {
-        sqlstate: sqlstate(code),
-        message: report.message().into(),
-        detail: report.detail().map(Into::into),
-        hint: report.hint().map(Into::into),
-        context: kept.and_then(|kept| kept.context),
+    let sqlstate = sqlstate(code);
+    match kept {
+        Some(Kept { message, detail, hint, context, .. }) => Caught { sqlstate, message, detail, hint, context },
+        None => Caught {
+            sqlstate,
+            message: report.message().into(),
+            detail: report.detail().map(Into::into),
+            hint: report.hint().map(Into::into),
+            context: None,
+        },
     }
 }
 
@@ -264,6 +271,6 @@ pub fn client_statement() -> Option<String> {
     // SAFETY: a C string that lives as long as the statement, or null.
     unsafe {
         let text = pg_sys::debug_query_string;
-        (!text.is_null()).then(|| std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned())
+        (!text.is_null()).then(|| super::encoding::from_server_c(std::ffi::CStr::from_ptr(text)))
     }
 }

@@ -4,8 +4,6 @@
 //! The lease has no end in time. It is held as long as our slot in shared memory names the job; when this
 //! process is gone the scheduler gives the job back, as the next attempt.
 
-use std::ffi::CString;
-
 use super::executor::{Ran, Worker, GONE};
 use super::parking;
 use crate::engine::names;
@@ -15,7 +13,7 @@ use crate::observe;
 use crate::outcome::{self, Failure};
 use crate::pg::function::{Input, Shape};
 use crate::pg::xact::Caught;
-use crate::pg::{at_commit, clock, extension, hooks, latch, portal, timeout, xact};
+use crate::pg::{at_commit, clock, encoding, extension, hooks, latch, portal, timeout, xact};
 use crate::settings;
 use crate::store::claim;
 use crate::store::finish::{self, End};
@@ -90,8 +88,8 @@ impl Worker {
             Shape::Args | Shape::Job => "$1",
             Shape::IdArgs => "$1, $2",
         };
-        let text = CString::new(format!("CALL {name}({marks})"))
-            .map_err(|_| Caught::new("42602", "the procedure's name has a zero byte"))?;
+        let text = encoding::to_server_c(&format!("CALL {name}({marks})"))
+            .ok_or_else(|| Caught::new("42602", "the procedure's name has a zero byte"))?;
         let row = (shape == Shape::Job).then(|| job.row.as_ref());
         let input = Input { id: job.id, args: &job.args, job: row };
         timeout::forget();
