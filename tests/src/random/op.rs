@@ -191,7 +191,6 @@ impl Op {
     /// server itself has none.
     pub fn sql(&self, claims: &[(i64, i32)], last: i64) -> Option<String> {
         let held = |token: &Token| held(*token, claims);
-        let id = |place: &usize| pick(*place, last);
         Some(match self {
             Op::Put { queue, job, on_conflict } => format!(
                 "SELECT pgq.put('{queue}', '{0}', {0}{1}{2}{3}, on_conflict => '{on_conflict}'{4})",
@@ -237,6 +236,14 @@ impl Op {
             Op::Release { token, delay } => {
                 format!("SELECT pgq.release({}, {}, '{delay} s')", held(token).0, held(token).1)
             }
+            Op::Crash => return None,
+            other => other.management(last),
+        })
+    }
+
+    fn management(&self, last: i64) -> String {
+        let id = |place: &usize| pick(*place, last);
+        match self {
             Op::Cancel { id: place, force } => format!("SELECT pgq.cancel({}, {force})", id(place)),
             Op::Retry { id: place, delay: None } => format!("SELECT pgq.retry({})", id(place)),
             Op::Retry { id: place, delay: Some(delay) } => {
@@ -257,8 +264,8 @@ impl Op {
             Op::Pass { seconds } => pass(*seconds),
             Op::Begin => "BEGIN".to_owned(),
             Op::End { commit } => if *commit { "COMMIT" } else { "ROLLBACK" }.to_owned(),
-            Op::Crash => return None,
-        })
+            _ => String::new(),
+        }
     }
 }
 
