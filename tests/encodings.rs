@@ -73,8 +73,7 @@ fn letters_beyond_ascii_come_through_in_every_encoding() {
         );
         let kept: String = one(&mut client, "SELECT error::text FROM pgq.dead");
         assert_eq!(count(&mut client, &dead), 1, "{encoding}: {kept}");
-        let results = quoted("pgq.finished_job WHERE result = '\"result WORD\"'");
-        assert_eq!(count(&mut client, &results), 4, "{encoding}");
+        assert_eq!(count(&mut client, &quoted("pgq.finished_job WHERE result = '\"result WORD\"'")), 4, "{encoding}");
         outside(&mut client, encoding, &quoted);
         refused(&mut client, encoding, &quoted);
     }

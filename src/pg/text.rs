@@ -33,11 +33,12 @@ impl From<String> for Text {
 
 impl FromDatum for Text {
     unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<Self> {
+        // SAFETY: not null, and Text is only asked for where the SQL type is text: a varlena, whose plain form is read
+        // before it is freed. A palloc'd copy that an error leaves goes with its memory context.
         if is_null {
             return None;
         }
-        // SAFETY: not null, and Text is only asked for where the SQL type is text: a varlena, whose plain form is read
-        // before it is freed. A palloc'd copy that an error leaves goes with its memory context.
+        // SAFETY: as above.
         unsafe {
             let given: *mut pg_sys::varlena = datum.cast_mut_ptr();
             let plain = pg_sys::pg_detoast_datum_packed(given);
