@@ -11,6 +11,7 @@ mod tests {
         assert_eq!(
             rows("SELECT DISTINCT check_name FROM pgq.doctor() ORDER BY 1"),
             [
+                "(\"crash journal\")",
                 "(enabled)",
                 "(\"parked handlers\")",
                 "(\"paused queues\")",
