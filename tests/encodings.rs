@@ -16,6 +16,24 @@ fn open(server: &Server, encoding: &str) -> Client {
     client
 }
 
+/// WORD stands for letters beyond ASCII, ENC for the encoding.
+const HANDLERS: &str = "
+    CREATE ROLE \"r_WORD_ENC\" LOGIN; GRANT INSERT ON seen TO \"r_WORD_ENC\";
+    CREATE FUNCTION \"note WORD\"(args jsonb) RETURNS text LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO seen VALUES (args->>'name');
+        RETURN 'result WORD';
+    END $$;
+    CREATE FUNCTION fails(args jsonb) RETURNS void LANGUAGE plpgsql AS $$
+    BEGIN
+        RAISE 'no WORD %', args USING DETAIL = 'detail WORD', HINT = 'hint WORD';
+    END $$;
+    CREATE PROCEDURE \"commits WORD\"(args jsonb) LANGUAGE plpgsql AS $$
+    BEGIN
+        COMMIT;
+        INSERT INTO seen VALUES (args->>'name');
+    END $$;";
+
 /// Letters beyond ASCII in everything that a user names or writes.
 #[test]
 fn letters_beyond_ascii_come_through_in_every_encoding() {
@@ -25,28 +43,7 @@ fn letters_beyond_ascii_come_through_in_every_encoding() {
         // What both Western and Japanese sets have.
         let word = if encoding == "EUC_JP" { "猫の§" } else { "Zoë§" };
         let quoted = |sql: &str| sql.replace("WORD", word);
-        run(
-            &mut client,
-            &quoted(
-                "CREATE ROLE \"r_WORD_ENC\" LOGIN; GRANT INSERT ON seen TO \"r_WORD_ENC\";
-                 CREATE FUNCTION \"note WORD\"(args jsonb) RETURNS text LANGUAGE plpgsql AS $$
-                 BEGIN
-                     INSERT INTO seen VALUES (args->>'name');
-                     RETURN 'result WORD';
-                 END $$;
-                 CREATE FUNCTION fails(args jsonb) RETURNS void LANGUAGE plpgsql AS $$
-                 BEGIN
-                     RAISE 'no WORD %', args USING DETAIL = 'detail WORD', HINT = 'hint WORD';
-                 END $$;
-                 CREATE PROCEDURE \"commits WORD\"(args jsonb) LANGUAGE plpgsql AS $$
-                 BEGIN
-                     COMMIT;
-                     INSERT INTO seen VALUES (args->>'name');
-                 END $$;"
-                    .replace("_ENC", &format!("_{encoding}"))
-                    .as_str(),
-            ),
-        );
+        run(&mut client, &quoted(HANDLERS.replace("_ENC", &format!("_{encoding}")).as_str()));
         let role = quoted(&format!("r_WORD_{encoding}"));
         let registered: String =
             one(&mut client, &quoted(&format!("SELECT pgq.register('note', '\"note WORD\"', run_as => '{role}')")));

@@ -33,22 +33,26 @@ impl From<String> for Text {
 
 impl FromDatum for Text {
     unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<Self> {
-        // SAFETY: not null, and Text is only asked for where the SQL type is text: a varlena, whose plain form is read
-        // before it is freed. A palloc'd copy that an error leaves goes with its memory context.
-        if is_null {
-            return None;
-        }
-        // SAFETY: as above.
+        // SAFETY: not null, and Text is only asked for where the SQL type is text.
+        (!is_null).then(|| unsafe { Text::read(datum) })
+    }
+}
+
+impl Text {
+    /// # Safety
+    /// `datum` must be a not-null text (short, compressed and external included).
+    unsafe fn read(datum: pg_sys::Datum) -> Self {
+        // SAFETY: the caller's promise; pg_detoast_datum_packed returns the value itself or a palloc'd plain copy, which
+        // is read before it is freed.
         unsafe {
             let given: *mut pg_sys::varlena = datum.cast_mut_ptr();
             let plain = pg_sys::pg_detoast_datum_packed(given);
-            let bytes =
-                std::slice::from_raw_parts(pgrx::vardata_any(plain).cast::<u8>(), pgrx::varsize_any_exhdr(plain));
-            let text = Text(encoding::from_server(bytes));
+            let start = pgrx::vardata_any(plain).cast::<u8>();
+            let text = Text(encoding::from_server(std::slice::from_raw_parts(start, pgrx::varsize_any_exhdr(plain))));
             if plain != given {
                 pg_sys::pfree(plain.cast());
             }
-            Some(text)
+            text
         }
     }
 }
@@ -62,8 +66,7 @@ unsafe impl UnboxDatum for Text {
         Self: 'src,
     {
         // SAFETY: the caller's promise.
-        let text = unsafe { Text::from_datum(datum.sans_lifetime(), false) };
-        text.unwrap_or_else(|| Text(String::new()))
+        unsafe { Text::read(datum.sans_lifetime()) }
     }
 }
 
