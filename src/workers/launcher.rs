@@ -114,11 +114,13 @@ impl Launcher {
 
     /// Is a scheduler needed now, and if not, when to ask again?
     fn needed(&mut self, entry: &Database, oid: u32, now: Micros) -> (bool, Span) {
+        // Before the place is looked at: a scheduler takes the note back before it gives its place up, so that where
+        // there is neither there is nobody, and nobody on the way (tests/model).
+        let starting = entry.starting_since.load(SeqCst);
         if entry.scheduler.is_taken() {
             entry.starting_since.store(0, SeqCst);
             return (false, LOOK_EVERY);
         }
-        let starting = entry.starting_since.load(SeqCst);
         if starting != 0 && now.since(Micros(starting)) < START_LIMIT {
             return (false, Span::from_millis(1_000));
         }

@@ -198,6 +198,13 @@ impl Parking {
         Some(now.after(SOON))
     }
 
+    /// Executors that an earlier scheduler started and that are still on their way: if they never come, nobody else
+    /// would free their slots.
+    pub(super) fn adopt(&mut self, shared: &Shared, database: u32) {
+        let starting = shared.executors_of(database).filter(|(_, e)| e.state.load(SeqCst) == slot_state::STARTING);
+        self.expected.extend(starting.map(|(n, e)| (n, e.generation.load(SeqCst), e.role.load(SeqCst))));
+    }
+
     /// An executor was started: a slot, its generation, a role.
     pub(super) fn started(&mut self, number: usize, generation: u32, role: u32) {
         self.expected.push((number, generation, role));

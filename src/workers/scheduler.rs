@@ -20,7 +20,7 @@ use crate::engine::plan::{self, Demand, Pool};
 use crate::engine::time::{Micros, Span};
 use crate::outcome;
 use crate::pg::latch::Signal;
-use crate::pg::shmem::{served, slot_state, Database, Shared};
+use crate::pg::shmem::{served, slot_state, Database, Executor, Shared};
 use crate::pg::xact::Caught;
 use crate::pg::{activity, bgworker, clock, database, extension, guc, hooks, latch, log, shmem, signals, xact};
 use crate::settings;
@@ -92,14 +92,23 @@ pub fn run(argument: i32) {
         complaint: None,
         parking: Parking::default(),
     };
+    scheduler.parking.adopt(shared, oid);
     scheduler.work();
     bgworker::exit(0);
 }
 
+/// Does a job run there?
+fn has_job(slot: &Executor) -> bool {
+    slot.state.load(SeqCst) == slot_state::BUSY && slot.job.load(SeqCst) != 0
+}
+
 fn leave() {
     if let (Some(shared), Some(entry)) = (shmem::shared(), MINE.get()) {
-        entry.scheduler.vacate();
-        entry.starting_since.store(0, SeqCst);
+        if entry.scheduler.pid.load(SeqCst) == latch::my_pid() {
+            // Before the place is given up: afterwards the note is that of the next start (launcher::needed).
+            entry.starting_since.store(0, SeqCst);
+            entry.scheduler.vacate();
+        }
         // Whoever asked while we were leaving is answered by the launcher; so is an end that was not ours. The
         // postmaster tells only the launcher that started us, which may be gone.
         if entry.scheduler.wake.load(SeqCst) != 0 || entry.due.load(SeqCst) == 0 {
@@ -376,10 +385,11 @@ impl Scheduler {
                 let running = self
                     .shared
                     .executors_of(self.oid)
-                    .filter(|(_, e)| e.handler.load(SeqCst) == h.id && e.state.load(SeqCst) == slot_state::BUSY)
+                    .filter(|(_, e)| e.handler.load(SeqCst) == h.id && has_job(e))
                     .count();
-                // Until its commit a running job still looks ready.
-                let ready = usize::try_from(h.ready).unwrap_or(0).saturating_sub(running);
+                // Until its commit a function's running job still looks ready; a procedure's is leased.
+                let counted = if h.is_procedure { 0 } else { running };
+                let ready = usize::try_from(h.ready).unwrap_or(0).saturating_sub(counted);
                 let limit = plan::handler_limit(h.concurrency, workers);
                 Demand { role: h.role, ready, running, limit, held: self.watch.holds(h.role, now) }
             })
@@ -402,7 +412,7 @@ impl Scheduler {
         let mut pools: Vec<Pool> = Vec::new();
         for (_, slot) in self.shared.executors_of(self.oid) {
             let role = slot.role.load(SeqCst);
-            let idle = usize::from(slot.state.load(SeqCst) != slot_state::BUSY);
+            let idle = usize::from(!has_job(slot));
             match pools.iter_mut().find(|p| p.role == role) {
                 Some(pool) => {
                     pool.idle += idle;
@@ -414,10 +424,13 @@ impl Scheduler {
         pools
     }
 
+    /// One that works for a handler but has no job is asked too: its claim may have come just before what we saw was
+    /// committed, and then it would lie down.
     fn wake_idle(&self, role: u32, count: usize) {
+        let may_look = |e: &Executor| e.state.load(SeqCst) != slot_state::STARTING && !has_job(e);
         self.shared
             .executors_of(self.oid)
-            .filter(|(_, e)| e.role.load(SeqCst) == role && e.state.load(SeqCst) == slot_state::IDLE)
+            .filter(|(_, e)| e.role.load(SeqCst) == role && may_look(e))
             .take(count)
             .for_each(|(_, e)| e.wake());
     }
