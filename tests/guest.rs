@@ -8,8 +8,9 @@ use pgq_tests::{count, one, run, wait_until, Server, Stop};
 use postgres::Client;
 use std::io::Write;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Starting a worker takes milliseconds; a busy machine takes longer.
 const START: Duration = Duration::from_secs(20);
@@ -269,4 +270,52 @@ fn tables_that_are_rewritten_reindexed_or_emptied_under_load_lose_no_job() {
     );
     runs(&mut client);
     assert_eq!(count(&mut client, "pgq.job"), 0);
+}
+
+/// DROP takes its lock, and waits for it, before it is refused: nobody else may be held up, or ended, for that.
+#[test]
+fn who_may_not_drop_the_extension_or_the_database_ends_no_job_and_holds_up_none() {
+    let server = Server::builder().preload(true).start();
+    let mut client = server.create_database("shop");
+    run(
+        &mut client,
+        "CREATE ROLE stranger LOGIN;
+         CREATE FUNCTION nap(args jsonb) RETURNS void LANGUAGE sql AS $$ SELECT pg_sleep(6) $$;
+         CREATE FUNCTION quick(args jsonb) RETURNS void LANGUAGE sql AS '';
+         SELECT pgq.register('nap', 'nap'), pgq.register('quick', 'quick');
+         SELECT pgq.configure('nap', keep_done => '1 day');
+         SELECT pgq.put('nap')",
+    );
+    wait_until(START, "the long job to run", || count(&mut client, "pgq.running") == 1);
+    let worker: i32 = one(&mut client, "SELECT pid FROM pgq.running");
+    let is_over = AtomicBool::new(false);
+    let refused = thread::scope(|scope| {
+        let intruders = [("shop", "DROP EXTENSION pgq"), ("postgres", "DROP DATABASE shop")].map(|(database, sql)| {
+            let mut stranger = server.connect_as(database, "stranger");
+            let is_over = &is_over;
+            scope.spawn(move || {
+                let mut refused = 0;
+                let until = Instant::now() + START;
+                while !is_over.load(Ordering::Relaxed) && Instant::now() < until {
+                    stranger.batch_execute(sql).expect_err("a stranger may not");
+                    refused += 1;
+                }
+                refused
+            })
+        });
+        for _ in 0..20 {
+            run(&mut client, "SELECT pgq.put('quick')");
+            let quick = "pgq.job WHERE queue = 'quick'";
+            wait_until(Duration::from_secs(20), "a quick job to be done", || count(&mut client, quick) == 0);
+        }
+        wait_until(START, "the long job to be done", || count(&mut client, "pgq.finished_job") == 1);
+        is_over.store(true, Ordering::Relaxed);
+        intruders.map(|intruder| intruder.join().expect("an intruder"))
+    });
+    println!("refused {refused:?} times");
+    assert!(refused.iter().all(|times| *times > 0));
+    assert_eq!(count(&mut client, "pgq.finished_job WHERE outcome = 'done' AND attempt = 1"), 1);
+    let same = format!("pgq.workers WHERE pid = {worker}");
+    assert_eq!(count(&mut client, &same), 1, "the worker is the one that was there before");
+    assert!(!server.log().contains("leaving it"), "{}", server.log_tail());
 }

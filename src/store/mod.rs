@@ -11,6 +11,7 @@ pub mod counts;
 pub mod finish;
 pub mod history;
 pub mod insert;
+pub mod intruders;
 pub mod key;
 pub mod parking;
 pub mod promote;

@@ -24,6 +24,7 @@ use crate::pg::shmem::{served, slot_state, Database, Executor, Shared};
 use crate::pg::xact::Caught;
 use crate::pg::{activity, bgworker, clock, database, extension, guc, hooks, latch, log, shmem, signals, xact};
 use crate::settings;
+use crate::store::intruders::{self, Wanted};
 use crate::store::row::Handler;
 use crate::store::{self, counts, history, promote, registry};
 
@@ -37,6 +38,8 @@ const PRUNE_EVERY: Span = Span::from_millis(60_000);
 const ROOM_EVERY: Span = Span::from_millis(1_000);
 /// After we made room nobody comes back before this.
 const CLOSED_FOR: Span = Span::from_millis(10_000);
+/// How often it is looked whether an extension that somebody wants to drop is still here.
+const DROP_PAUSE: Span = Span::from_millis(250);
 
 thread_local! {
     static MINE: Cell<Option<&'static Database>> = const { Cell::new(None) };
@@ -219,7 +222,9 @@ impl Scheduler {
         }
         self.room_checked = Some(now);
         let oid = self.oid;
-        let (free, open) = xact::run(|| Ok((database::is_free(oid), database::is_open()))).unwrap_or((true, true));
+        // Who may not have it fails by himself as soon as he has the lock, which we do not hold.
+        let look = || Ok((database::is_free(oid) || !intruders::of_database()?.rightly, database::is_open()));
+        let (free, open) = xact::run(look).unwrap_or((true, true));
         if free && open {
             return true;
         }
@@ -265,12 +270,12 @@ impl Scheduler {
             self.entry.has_extension.store(1, SeqCst);
         }
         let expected = self.extension;
-        let mut dropping = false;
+        let mut dropping = None;
         let (shared, oid) = (self.shared, self.oid);
         let dead = quarantine::find(shared, |database| database == oid);
         let seen = xact::run(|| match extension::try_lock(expected) {
             None => {
-                dropping = true;
+                dropping = Some(intruders::of_extension(expected)?);
                 Ok(None)
             }
             Some(false) => Ok(None),
@@ -280,14 +285,10 @@ impl Scheduler {
             hooks::at("crashes committed");
         }
         if seen.is_none() {
-            self.terminate();
-            if dropping {
-                return Ok(Some(Seen {
-                    handlers: Vec::new(),
-                    next_due: Some(now.after(Span::from_millis(250))),
-                    more: false,
-                }));
+            if let Some(wanted) = dropping {
+                return Ok(Some(self.make_way(&wanted, now)));
             }
+            self.terminate();
             log::line("the extension was dropped from this database");
             // It may have been created again at once, and the put that woke us may be in the new one: look again.
             self.extension = 0;
@@ -295,6 +296,18 @@ impl Scheduler {
         }
         quarantine::release(shared, &dead);
         Ok(seen)
+    }
+
+    /// Somebody wants the extension for himself. Who may drop it finds it free; who may not would hold everybody up
+    /// for as long as the longest job runs, only to be refused: his statement is cancelled.
+    fn make_way(&mut self, wanted: &Wanted, now: Micros) -> Seen {
+        if wanted.rightly {
+            self.terminate();
+        }
+        for pid in &wanted.intruders {
+            latch::signal(*pid, Signal::Cancel);
+        }
+        Seen { handlers: Vec::new(), next_due: Some(now.after(DROP_PAUSE)), more: false }
     }
 
     /// The extension is not here. But whoever called since we looked put into one that is.
