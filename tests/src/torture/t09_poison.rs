@@ -78,7 +78,8 @@ fn memory(run: &mut Run) {
 }
 
 fn start(run: &Run) -> (Server, Client) {
-    let settings = [("pgq.backoff", "10ms"), ("shared_buffers", "16MB"), ("max_wal_size", "1GB")];
+    let settings =
+        [("pgq.max_crashes", "3"), ("pgq.backoff", "10ms"), ("shared_buffers", "16MB"), ("max_wal_size", "1GB")];
     let server = settings.iter().fold(run.server(), |server, (name, value)| server.conf(name, value)).start();
     let mut client = server.create_database("shop");
     crasher::create(&mut client);
