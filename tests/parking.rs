@@ -164,7 +164,7 @@ fn a_role_is_dropped_under_its_running_job_and_a_thousand_that_wait() {
             &mut client,
             "CREATE ROLE guest LOGIN; GRANT CONNECT ON DATABASE shop TO PUBLIC;
              CREATE FUNCTION slow() RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(1)';
-             SELECT pgq.register('guest', 'slow', run_as => 'guest'), pgq.put('guest')",
+             SELECT pgq.register('guest', 'slow', run_as => 'guest', concurrency => 1), pgq.put('guest')",
         );
         let runs = "pgq.running WHERE queue = 'guest'";
         wait_until(PATIENCE, "the job to run", || count(&mut client, runs) == 1);
