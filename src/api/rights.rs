@@ -120,9 +120,8 @@ fn grant_usage(
     access: Option<Text>,
     queue: Option<Text>,
 ) -> std::result::Result<bool, ErrorReport> {
-    let access = access.as_deref();
     let queue = queue.as_deref();
-    let (role, access) = change(role, access, queue)?;
+    let (role, access) = change(role, access.as_deref(), queue)?;
     Ok(rights::give(role, access, queue)?)
 }
 
@@ -132,9 +131,8 @@ fn revoke_usage(
     access: Option<Text>,
     queue: Option<Text>,
 ) -> std::result::Result<bool, ErrorReport> {
-    let access = access.as_deref();
     let queue = queue.as_deref();
-    let (role, access) = change(role, access, queue)?;
+    let (role, access) = change(role, access.as_deref(), queue)?;
     let taken = rights::take(role, access, queue)?;
     let left = rights::of(role)?;
     if queue.map_or_else(|| left.allow_somewhere(&[access]), |queue| left.allow(&[access], Some(queue))) {
@@ -149,8 +147,6 @@ fn revoke_usage(
 
 #[pg_extern(sql = false)]
 fn may(access: Option<Text>, queue: Option<Text>) -> std::result::Result<bool, ErrorReport> {
-    let access = access.as_deref();
-    let queue = queue.as_deref();
-    let access = parse(access)?;
-    Ok(held()?.allow(&[access], queue))
+    let access = parse(access.as_deref())?;
+    Ok(held()?.allow(&[access], queue.as_deref()))
 }

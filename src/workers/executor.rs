@@ -119,7 +119,8 @@ pub fn run(argument: i32) {
     bgworker::exit(0);
 }
 
-/// Ended while jobs ran, and nobody told it to: the scheduler must judge them before anybody takes them again. Noted before the abort, which makes them ready.
+/// Ended while jobs ran, and nobody told it to: the scheduler must judge them before anybody takes them again. Noted
+/// before the abort, which makes them ready.
 fn note_death() {
     let (Some(shared), Some(slot), Some(number)) = (shmem::shared(), MINE.get(), NUMBER.get()) else { return };
     let Some(journal) = journal::slot(shared, number).filter(|journal| !journal.is_clear()) else { return };
