@@ -287,8 +287,11 @@ fn a_job_that_takes_too_long_is_stopped_and_charged() {
     // By a session that has called pgq: any other does not know its settings unless it is preloaded.
     run(&mut client, "ALTER SYSTEM SET pgq.job_timeout = '200ms'");
     run(&mut client, "SELECT pg_reload_conf()");
-    let id: i64 = one(&mut client, "SELECT pgq.put('f', '60')");
-    assert_eq!(outcome(&mut client, id), is("dead", "57014"));
+    // An executor hears of it when the signal reaches it: a job that it took before that runs without a limit.
+    wait_until(PATIENCE, "the new limit to stop a job", || {
+        let id: i64 = one(&mut client, "SELECT pgq.put('f', '2')");
+        outcome(&mut client, id) == is("dead", "57014")
+    });
 }
 
 /// Handlers of each shape, as functions and as procedures, and what each was given.

@@ -3,7 +3,7 @@
 
 use crate::server::Builder;
 use crate::{count, one, run, wait_until, Server};
-use postgres::Client;
+use postgres::{Client, NoTls};
 use std::time::Duration;
 
 /// Jobs run within milliseconds of their time; a busy machine takes longer.
@@ -56,8 +56,10 @@ pub fn open(server: &Server, database: &str, settings: &[&str]) -> Client {
     for setting in settings {
         run(&mut admin, &format!("ALTER DATABASE {database} SET {setting}"));
     }
-    let mut client = server.connect(database);
-    run(&mut client, "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0;");
+    // With the connection: a session that is idle for 1 ms may be gone before its first SET.
+    let mut config = server.config(database, "postgres");
+    config.options("-c statement_timeout=0 -c lock_timeout=0 -c idle_session_timeout=0");
+    let mut client = config.connect(NoTls).expect("a session that none of the database's timeouts ends");
     run(&mut client, "SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed'");
     run(&mut client, "CREATE EXTENSION pgq");
     run(&mut client, QUEUES);
