@@ -109,10 +109,13 @@ pub fn connect_nowhere() {
 /// Connects this worker to `database` as `role` (0: the bootstrap superuser), and acts as that role, whatever
 /// ALTER ROLE … SET role says. Ends the process with FATAL when the database is gone or the role may not log in.
 pub fn connect(database: u32, role: u32) {
-    // SAFETY: as above.
-    unsafe {
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(pg_sys::Oid::from(database), pg_sys::Oid::from(role), 0);
-    }
+    // A cancel that was meant for whoever had this process's number before must not end it.
+    session::without_cancel(|| {
+        // SAFETY: as above.
+        unsafe {
+            pg_sys::BackgroundWorkerInitializeConnectionByOid(pg_sys::Oid::from(database), pg_sys::Oid::from(role), 0);
+        }
+    });
     session::be_oneself();
 }
 

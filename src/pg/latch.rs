@@ -35,13 +35,17 @@ fn wait_uninterrupted(millis: i64) -> Woken {
 /// The same for a worker without work: a cancel has nothing to cancel then, as for any idle session (postgres.c
 /// ignores it while it reads a command).
 pub fn rest(millis: i64) -> Woken {
+    let woken = wait_uninterrupted(millis);
+    between_jobs();
+    woken
+}
+
+/// Answers interrupts between two jobs: all but a cancel, which would be an error that nobody catches there. One that
+/// comes after this is raised, and caught, in the next transaction.
+pub fn between_jobs() {
+    super::session::without_cancel(super::xact::check_interrupts);
     // SAFETY: a flag of this process that only its signal handlers set.
     unsafe { pg_sys::QueryCancelPending = 0 };
-    let woken = wait_uninterrupted(millis);
-    // SAFETY: as above.
-    unsafe { pg_sys::QueryCancelPending = 0 };
-    super::xact::check_interrupts();
-    woken
 }
 
 /// Takes the latch back. What is set after this ends the next wait at once.

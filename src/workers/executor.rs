@@ -135,8 +135,13 @@ fn note_death() {
 fn leave() {
     let (Some(shared), Some(slot)) = (shmem::shared(), MINE.get()) else { return };
     let database = slot.database.load(SeqCst);
+    let generation = slot.generation.load(SeqCst);
     if slot.leave.load(SeqCst) != 0 {
-        slot.left.store(slot.generation.load(SeqCst), SeqCst);
+        slot.left.store(generation, SeqCst);
+    }
+    // No fault of what ran here: the role is held back for a moment only, as after a death that followed work.
+    if signals::told_to_end() {
+        slot.worked.store(generation, SeqCst);
     }
     slot.place.vacate();
     shared.locked(|| {
@@ -183,6 +188,11 @@ impl Worker {
             let idle = Micros(clock::now()).since(idle_since);
             if idle >= settings::idle_timeout() {
                 return;
+            }
+            // Asked to look while a pause (after an error, a parked handler) reset the latch: whoever asks next sees
+            // the request standing and sets no latch.
+            if self.slot.place.wake.load(SeqCst) != 0 {
+                continue;
             }
             activity::idle();
             xact::report_statistics();
@@ -259,7 +269,7 @@ impl Worker {
             if over || self.leaves() {
                 return worked;
             }
-            xact::check_interrupts();
+            latch::between_jobs();
         }
     }
 

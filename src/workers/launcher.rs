@@ -57,7 +57,10 @@ pub fn run() {
         guc::reload_if_asked();
         let wait = if settings::enabled() { launcher.look() } else { LIST_EVERY };
         activity::idle();
-        latch::rest(wait.as_millis());
+        // As in the executor's loop: the latch may have been reset on the way, by a lock that was waited for.
+        if shared.launcher.wake.load(SeqCst) == 0 {
+            latch::rest(wait.as_millis());
+        }
     }
 }
 

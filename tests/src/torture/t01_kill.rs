@@ -106,6 +106,11 @@ fn cancel(run: &mut Run) {
             sent += 1;
         }
     }
+    // A cancel ends a job, never a process: not even one that comes between two jobs, or while it connects.
+    let ended = stage.server.log().matches("exited with exit code").count();
+    if ended > 0 {
+        run.differ(format!("{ended} processes ended by a cancel"));
+    }
     let charged = stage.close(run).intrusions;
     eprintln!("{}: {charged} of {sent} cancels failed a job", run.part.id);
     if charged > sent || charged < sent / 10 {

@@ -71,7 +71,8 @@ fn has_symbol(library: &std::path::Path) -> bool {
 }
 
 fn strike(run: &mut Run, points: &'static [&'static [&'static str]], mix: &Mix, rules: Rules) {
-    let builder = run.server().hooked().conf("pgq.max_crashes", 1000).conf("pgq.backoff", "10ms");
+    let builder =
+        run.server().hooked().conf("pgq.max_crashes", 1000).conf("pgq.backoff", "10ms").conf("pgq.max_backoff", "50ms");
     let mut stage = Stage::open(builder, rules);
     stage.expected.push("was terminated by signal 9");
     stage.begin(run, mix);
