@@ -6,6 +6,7 @@ pub mod access;
 pub mod backoff;
 pub mod deaths;
 pub mod journal;
+pub mod levels;
 pub mod names;
 pub mod options;
 pub mod pace;

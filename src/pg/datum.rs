@@ -88,20 +88,70 @@ impl Flat {
         }
     }
 
+    /// A row as a value of its table's type, large values included.
+    ///
+    /// # Safety
+    /// `tuple` must be a row of the table whose descriptor `desc` is, readable during the call.
+    pub(super) unsafe fn of_tuple(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc) -> Self {
+        // SAFETY: the caller's promise. What stands in other pages is fetched by heap_copy_tuple_as_datum; else the
+        // copy gets the three fields in which a datum differs from a row on its page, as that function sets them.
+        unsafe {
+            if u32::from((*(*tuple).t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL != 0 {
+                let datum = pg_sys::heap_copy_tuple_as_datum(tuple, desc);
+                let copy = Flat::copy(datum);
+                pg_sys::pfree(datum.cast_mut_ptr());
+                return copy;
+            }
+            let length = (*tuple).t_len as usize;
+            let mut copy = Flat::of_bytes((*tuple).t_data.cast(), length);
+            let header: *mut pg_sys::HeapTupleHeaderData = copy.0.as_mut_ptr().cast();
+            pgrx::set_varsize_4b(header.cast(), i32::try_from(length).unwrap_or(0));
+            (*header).t_choice.t_datum.datum_typeid = (*desc).tdtypeid;
+            (*header).t_choice.t_datum.datum_typmod = (*desc).tdtypmod;
+            copy
+        }
+    }
+
+    /// # Safety
+    /// `length` readable bytes.
+    unsafe fn of_bytes(from: *const u8, length: usize) -> Self {
+        let words = length.div_ceil(8);
+        let mut copy: Vec<u64> = Vec::with_capacity(words);
+        // SAFETY: the room for `words` words was just made, and all of it is written: the last word before the bytes.
+        unsafe {
+            if words > 0 {
+                copy.as_mut_ptr().add(words - 1).write(0);
+            }
+            std::ptr::copy_nonoverlapping(from, copy.as_mut_ptr().cast::<u8>(), length);
+            copy.set_len(words);
+        }
+        Flat(copy.into_boxed_slice(), length)
+    }
+
     /// # Safety
     /// `datum` must be a not-null varlena of any kind (short, compressed and external included).
     unsafe fn copy(datum: pg_sys::Datum) -> Self {
-        // SAFETY: the caller's promise; pg_detoast_datum returns the value itself or a palloc'd plain copy.
+        // SAFETY: the caller's promise; pg_detoast_datum returns the value itself or a palloc'd plain copy. A short one
+        // (postgres.h: its first byte is odd, and the length with itself) is written out with a header of four bytes.
         unsafe {
             let given: *mut pg_sys::varlena = datum.cast_mut_ptr();
+            let first = *given.cast::<u8>();
+            if first & 1 == 1 && first != 1 && cfg!(target_endian = "little") {
+                let data = usize::from(first >> 1) - 1;
+                let length = data + size_of::<u32>();
+                let mut copy = vec![0_u64; length.div_ceil(8)].into_boxed_slice();
+                let to = copy.as_mut_ptr().cast::<u8>();
+                std::ptr::copy_nonoverlapping(given.cast::<u8>().add(1), to.add(size_of::<u32>()), data);
+                pgrx::set_varsize_4b(to.cast(), i32::try_from(length).unwrap_or(0));
+                return Flat(copy, length);
+            }
             let plain = pg_sys::pg_detoast_datum(given);
             let len = pgrx::varsize_any(plain);
-            let mut copy = vec![0_u64; len.div_ceil(8)].into_boxed_slice();
-            std::ptr::copy_nonoverlapping(plain.cast::<u8>(), copy.as_mut_ptr().cast::<u8>(), len);
+            let copy = Flat::of_bytes(plain.cast(), len);
             if plain != given {
                 pg_sys::pfree(plain.cast());
             }
-            Flat(copy, len)
+            copy
         }
     }
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::Se
 
 use pgrx::pg_sys;
 
+use super::positions::{Position, POSITIONS};
 use super::shortage::Shortage;
 use super::{clock, hooks, latch};
 
@@ -24,8 +25,8 @@ pub const COUNTERS: usize = 128;
 /// Queues that a database remembers as touched between two looks of its scheduler.
 pub const TOUCHED: usize = 16;
 
-const NAME: &std::ffi::CStr = c"pgq shared memory, layout 3";
-const MAGIC: u64 = 0x7067_7120_3031_0003;
+const NAME: &std::ffi::CStr = c"pgq shared memory, layout 4";
+const MAGIC: u64 = 0x7067_7120_3031_0004;
 
 /// A process that can be woken. All zero: nobody there.
 #[repr(C)]
@@ -187,6 +188,8 @@ pub struct Executor {
     pub recording: AtomicI64,
     /// A job that somebody wants interrupted here.
     pub cancel: AtomicI64,
+    /// The transaction in which its jobs run; zero between them.
+    pub xid: AtomicU32,
     /// 1: leave when the present transaction is over.
     pub leave: AtomicU32,
     /// When it was asked for.
@@ -227,6 +230,8 @@ pub struct Shared {
     /// The executors.
     pub executors: [Executor; EXECUTORS],
     counters: [Counter; COUNTERS],
+    /// How far jobs were handed out.
+    pub(super) positions: [Position; POSITIONS],
 }
 
 // SAFETY: all fields but `lock` are atomics, and the LWLock is made to be shared.
@@ -340,6 +345,7 @@ impl Shared {
             entry.served.store(served::NOT, SeqCst);
             entry.take_touched();
             entry.quarantine.store(0, SeqCst);
+            self.forget_positions(oid);
             entry.oid.store(0, SeqCst);
             // After the oid: who calls later can see that the entry is no longer his database's.
             entry.scheduler.take_wake()

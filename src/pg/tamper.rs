@@ -183,14 +183,14 @@ pub fn stands_still() -> Result<bool> {
 ///
 /// # Errors
 /// 55000 when there is something on our tables that does not belong there.
-pub(super) fn guard(tables: &[String]) -> Result<()> {
+pub(super) fn guard(tables: &[impl AsRef<str>]) -> Result<()> {
     // On a standby the statement is refused anyway, with an error that says why.
     if tables.is_empty() || xact::in_recovery() {
         return Ok(());
     }
     let mut odd = false;
     for table in tables {
-        odd |= lock_and_look(table);
+        odd |= lock_and_look(table.as_ref());
     }
     let announced = is_announced();
     if !odd && !announced {
