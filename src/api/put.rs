@@ -12,12 +12,12 @@ use crate::engine::names;
 use crate::engine::state::State;
 use crate::engine::time::Micros;
 use crate::error::{Error, Result};
-use crate::pg::datum::Flat;
+use crate::pg::datum::{Elements, Flat};
 use crate::pg::report::ErrorReport;
 use crate::pg::text::Text;
 use crate::pg::{at_commit, clock, encoding};
 use crate::settings;
-use crate::store::insert::{self, Columns, NewJob};
+use crate::store::insert::{self, NewJob};
 use crate::store::{counts, key};
 
 /// What happens to a put whose key a waiting job has.
@@ -162,7 +162,7 @@ fn given<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Box<R
 fn bulk_put(
     queue: Option<Text>,
     jobs: Option<Flat>,
-    args: Option<Flat>,
+    args: Option<Elements<'_>>,
     priority: Option<i32>,
     execute_at: Option<TimestampWithTimeZone>,
     delay: Option<Interval>,
@@ -200,12 +200,15 @@ fn bulk_put(
     Ok(SetOfIterator::new(ids))
 }
 
-fn put_args(like: &NewJob, args: &Flat) -> Result<Vec<i64>> {
-    let (largest, has_null) = insert::measure(args)?;
-    if has_null {
-        return Err(Error::argument("\"args\" must not have NULL elements", "Use 'null'::jsonb for JSON null."));
+fn put_args(like: &NewJob, args: &Elements<'_>) -> Result<Vec<i64>> {
+    let mut largest = 0;
+    for element in args.iter() {
+        let element = element.ok_or_else(|| {
+            Error::argument("\"args\" must not have NULL elements", "Use 'null'::jsonb for JSON null.")
+        })?;
+        largest = largest.max(element.len());
     }
-    fits(largest)?;
+    fits(i64::try_from(largest).unwrap_or(i64::MAX))?;
     insert::bulk_put_args(like, args)
 }
 
@@ -223,16 +226,7 @@ fn put_jobs(like: &NewJob, jobs: &Flat) -> Result<(Vec<i64>, bool)> {
         let ids: Result<Vec<i64>> = all.iter().map(|(job, text)| one_of_many(job, text)).collect();
         return Ok((ids?, ready));
     }
-    let mut columns = Columns::default();
-    for (job, text) in all {
-        columns.task.push(job.task);
-        columns.args.push(Some(text));
-        columns.priority.push(Some(job.priority));
-        columns.execute_at.push(job.execute_at);
-        columns.state.push(Some(job.state.into()));
-        columns.max_attempts.push(job.max_attempts);
-    }
-    Ok((insert::bulk_put(&like.queue, &columns)?, ready))
+    Ok((insert::bulk_put(&all)?, ready))
 }
 
 /// Reads one element; or what is wrong with it, without its args.

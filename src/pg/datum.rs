@@ -106,6 +106,75 @@ impl Flat {
     }
 }
 
+/// jsonb[], read where it lies: not copied as `Flat` is, because it may be as large as memory allows.
+pub struct Elements<'fcx>(&'fcx pg_sys::ArrayType);
+
+/// An element of it.
+#[derive(Clone, Copy)]
+pub struct Element<'a>(&'a pg_sys::varlena);
+
+impl Element<'_> {
+    /// Its size in bytes, header included.
+    pub fn len(self) -> usize {
+        // SAFETY: a varlena that its array keeps.
+        unsafe { pgrx::varsize_any(self.0) }
+    }
+
+    /// The value as a Datum that points into the array.
+    pub(super) fn datum(self) -> pg_sys::Datum {
+        pg_sys::Datum::from(std::ptr::from_ref(self.0))
+    }
+}
+
+impl Elements<'_> {
+    /// The elements in the order in which they are stored; `None` is NULL.
+    pub fn iter(&self) -> impl Iterator<Item = Option<Element<'_>>> {
+        let array = std::ptr::from_ref(self.0);
+        let dimensions = usize::try_from(self.0.ndim).unwrap_or(0);
+        // SAFETY: the layout of array.h: the header, dimensions and lower bounds, the bitmap of what is not NULL when
+        // there is one (dataoffset is then the data's place), the elements without gaps but for their alignment to four
+        // bytes, which a short header has not and does not need (att_align_pointer, tupmacs.h).
+        unsafe {
+            let lengths = array.add(1).cast::<i32>().cast_mut();
+            let count = usize::try_from(pg_sys::ArrayGetNItems(self.0.ndim, lengths)).unwrap_or(0);
+            let header = size_of::<pg_sys::ArrayType>() + 2 * dimensions * size_of::<i32>();
+            let bitmap = (self.0.dataoffset != 0).then(|| array.cast::<u8>().add(header));
+            let start = usize::try_from(self.0.dataoffset).unwrap_or(0);
+            let mut at = if start == 0 { header.next_multiple_of(8) } else { start };
+            (0..count).map(move |n| {
+                if bitmap.is_some_and(|bits| *bits.add(n / 8) & (1 << (n % 8)) == 0) {
+                    return None;
+                }
+                if *array.cast::<u8>().add(at) == 0 {
+                    at = at.next_multiple_of(4);
+                }
+                let element = &*array.cast::<u8>().add(at).cast::<pg_sys::varlena>();
+                at += pgrx::varsize_any(element);
+                Some(Element(element))
+            })
+        }
+    }
+}
+
+// SAFETY: the argument is detoasted, in memory that lives as long as the call; a null never reaches it but through Option.
+unsafe impl<'fcx> ArgAbi<'fcx> for Elements<'fcx> {
+    unsafe fn unbox_arg_unchecked(arg: PgArg<'_, 'fcx>) -> Self {
+        // SAFETY: the SQL declarations give Elements only to jsonb[], as Option<Elements>, so null was looked at.
+        unsafe {
+            let datum: pg_sys::Datum = arg.unbox_arg_using_from_datum().unwrap_or(pg_sys::Datum::null());
+            Elements(&*pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast())
+        }
+    }
+}
+
+// SAFETY: only pgrx's generator reads this; our functions are declared in sql/schema/functions.sql.
+unsafe impl SqlTranslatable for Elements<'_> {
+    const TYPE_IDENT: &'static str = "pgq::pg::datum::Elements";
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("jsonb[]"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("jsonb[]")));
+}
+
 impl FromDatum for Flat {
     unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<Self> {
         // SAFETY: not null, and Flat is only asked for where the SQL type is a varlena.

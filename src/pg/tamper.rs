@@ -172,7 +172,7 @@ fn is_announced() -> bool {
 /// # Errors
 /// What reading the catalog gives.
 pub fn stands_still() -> Result<bool> {
-    match guard(&["job".to_owned()]) {
+    match guard(&["job"]) {
         Ok(()) => Ok(false),
         Err(Error::Tampered(_)) => Ok(true),
         Err(error) => Err(error),
@@ -183,14 +183,14 @@ pub fn stands_still() -> Result<bool> {
 ///
 /// # Errors
 /// 55000 when there is something on our tables that does not belong there.
-pub(super) fn guard(tables: &[String]) -> Result<()> {
+pub(super) fn guard(tables: &[impl AsRef<str>]) -> Result<()> {
     // On a standby the statement is refused anyway, with an error that says why.
     if tables.is_empty() || xact::in_recovery() {
         return Ok(());
     }
     let mut odd = false;
     for table in tables {
-        odd |= lock_and_look(table);
+        odd |= lock_and_look(table.as_ref());
     }
     let announced = is_announced();
     if !odd && !announced {
