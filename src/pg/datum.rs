@@ -52,6 +52,32 @@ impl Flat {
         }
     }
 
+    /// For a jsonb array of objects: what element `number` (from 0) has under `key`.
+    pub fn member(&self, number: usize, key: &std::ffi::CStr) -> Option<Self> {
+        let number = u32::try_from(number).ok()?;
+        let length = i32::try_from(key.count_bytes()).ok()?;
+        // SAFETY: self holds a jsonb array (the callers' type and shape). What jsonb_util.c makes points into it until
+        // JsonbValueToJsonb has made a value of its own; null is an element or a key that is not there.
+        unsafe {
+            let whole: *mut pg_sys::Jsonb = self.datum().cast_mut_ptr();
+            let element = pg_sys::getIthJsonbValueFromContainer(&raw mut (*whole).root, number);
+            if element.is_null() || (*element).type_ != pg_sys::jbvType::jbvBinary {
+                return None;
+            }
+            let object = (*element).val.binary.data;
+            let found = pg_sys::getKeyJsonValueFromContainer(object, key.as_ptr(), length, std::ptr::null_mut());
+            pg_sys::pfree(element.cast());
+            if found.is_null() {
+                return None;
+            }
+            let made = pg_sys::JsonbValueToJsonb(found);
+            let copy = Flat::copy(pg_sys::Datum::from(made));
+            pg_sys::pfree(made.cast());
+            pg_sys::pfree(found.cast());
+            Some(copy)
+        }
+    }
+
     /// For a row value: its type's oid, as its header says.
     pub fn row_type(&self) -> pg_sys::Oid {
         let header: *const pg_sys::HeapTupleHeaderData = self.0.as_ptr().cast();

@@ -222,12 +222,12 @@ impl Prepared {
             self.places.push(self.place(name, kind.oid())?);
         }
         // SAFETY: columns by their numbers; the expressions are the table's own, and are prepared in the context that
-        // the estate lives in. A dropped column has no name.
+        // the estate lives in. A dropped column has no type.
         unsafe {
             for place in 0..usize::try_from((*self.desc).natts).unwrap_or(0) {
                 let number = i16::try_from(place + 1).unwrap_or(0);
                 if self.places.contains(&place)
-                    || pg_sys::get_attname(self.table, number, true).is_null()
+                    || pg_sys::get_atttype(self.table, number) == pg_sys::InvalidOid
                     || pg_sys::get_attgenerated(self.table, number) != 0
                 {
                     continue;

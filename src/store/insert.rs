@@ -78,12 +78,11 @@ pub fn bulk_put_args(like: &NewJob, args: &Elements<'_>) -> Result<Vec<i64>> {
     })
 }
 
-/// Puts all of them, each with its args as JSON text; ids in the same order.
-pub fn bulk_put(jobs: &[(NewJob, String)]) -> Result<Vec<i64>> {
+/// Puts all of them; ids in the same order.
+pub fn bulk_put(jobs: &[NewJob]) -> Result<Vec<i64>> {
     JOBS.insert(|rows| {
-        for (job, text) in jobs {
-            let args = Flat::jsonb(text).ok_or_else(|| Error::Internal("JSON that is none".into()))?;
-            rows.add(&job.row(Arg::Flat(&args)));
+        for job in jobs {
+            rows.add(&job.row(Arg::Flat(&job.args)));
         }
         Ok(())
     })
