@@ -162,9 +162,8 @@ impl Table {
         unsafe {
             pg_sys::ReScanExprContext((*prepared.estate).es_per_tuple_exprcontext);
             pg_sys::MemoryContextReset(prepared.rows);
-            match self.kept.replace(Some(prepared)) {
-                Some(other) => pg_sys::MemoryContextDelete(other.memory),
-                None => {}
+            if let Some(other) = self.kept.replace(Some(prepared)) {
+                pg_sys::MemoryContextDelete(other.memory);
             }
         }
     }
