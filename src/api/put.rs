@@ -12,12 +12,12 @@ use crate::engine::names;
 use crate::engine::state::State;
 use crate::engine::time::Micros;
 use crate::error::{Error, Result};
-use crate::pg::datum::Flat;
+use crate::pg::datum::{Elements, Flat};
 use crate::pg::report::ErrorReport;
 use crate::pg::text::Text;
 use crate::pg::{at_commit, clock, encoding};
 use crate::settings;
-use crate::store::insert::{self, Columns, NewJob};
+use crate::store::insert::{self, NewJob};
 use crate::store::{counts, key};
 
 /// What happens to a put whose key a waiting job has.
@@ -142,9 +142,9 @@ fn announce(queue: &str, ready: bool) -> Result<()> {
 /// One element of bulk_put's `jobs`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Element {
-    #[serde(default, deserialize_with = "given")]
-    args: Option<Box<RawValue>>,
+struct Element<'a> {
+    #[serde(borrow, default, deserialize_with = "given")]
+    args: Option<&'a RawValue>,
     priority: Option<i32>,
     execute_at: Option<String>,
     delay: Option<String>,
@@ -154,15 +154,15 @@ struct Element {
 }
 
 /// args that are there, even as null: JSON null, as in put.
-fn given<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(from).map(Some)
+fn given<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
 }
 
 #[pg_extern(sql = false)]
 fn bulk_put(
     queue: Option<Text>,
     jobs: Option<Flat>,
-    args: Option<Flat>,
+    args: Option<Elements<'_>>,
     priority: Option<i32>,
     execute_at: Option<TimestampWithTimeZone>,
     delay: Option<Interval>,
@@ -176,7 +176,7 @@ fn bulk_put(
     let like = NewJob {
         queue: queue.into(),
         task: check::task(task)?.map(Into::into),
-        args: sized(None)?,
+        args: Flat::jsonb("{}").ok_or_else(|| Error::Internal("{} is no JSON".into()))?,
         priority: priority.unwrap_or(0),
         execute_at: due.0,
         state: state.word(),
@@ -200,12 +200,15 @@ fn bulk_put(
     Ok(SetOfIterator::new(ids))
 }
 
-fn put_args(like: &NewJob, args: &Flat) -> Result<Vec<i64>> {
-    let (largest, has_null) = insert::measure(args)?;
-    if has_null {
-        return Err(Error::argument("\"args\" must not have NULL elements", "Use 'null'::jsonb for JSON null."));
+fn put_args(like: &NewJob, args: &Elements<'_>) -> Result<Vec<i64>> {
+    let mut largest = 0;
+    for element in args.iter() {
+        let element = element.ok_or_else(|| {
+            Error::argument("\"args\" must not have NULL elements", "Use 'null'::jsonb for JSON null.")
+        })?;
+        largest = largest.max(element.len());
     }
-    fits(largest)?;
+    fits(i64::try_from(largest).unwrap_or(i64::MAX))?;
     insert::bulk_put_args(like, args)
 }
 
@@ -216,27 +219,23 @@ fn put_jobs(like: &NewJob, jobs: &Flat) -> Result<(Vec<i64>, bool)> {
     let mut all = Vec::with_capacity(raw.len());
     for (n, raw) in raw.iter().enumerate() {
         let element = element(raw).map_err(|why| misshapen(format!("Element {}: {why}.", n + 1)))?;
-        all.push(checked(like, &element).map_err(|e| located(e, n + 1))?);
+        let mut job = checked(like, &element).map_err(|e| located(e, n + 1))?;
+        // As they are in the jsonb: their text would have to be parsed once more.
+        if let Some(args) = jobs.member(n, c"args") {
+            job.args = args;
+        }
+        all.push(job);
     }
-    let ready = all.iter().any(|(job, _)| job.state == State::Ready.word());
-    if all.iter().any(|(job, _)| job.key.is_some()) {
-        let ids: Result<Vec<i64>> = all.iter().map(|(job, text)| one_of_many(job, text)).collect();
+    let ready = all.iter().any(|job| job.state == State::Ready.word());
+    if all.iter().any(|job| job.key.is_some()) {
+        let ids: Result<Vec<i64>> = all.iter().map(|job| store(job, OnConflict::Keep)).collect();
         return Ok((ids?, ready));
     }
-    let mut columns = Columns::default();
-    for (job, text) in all {
-        columns.task.push(job.task);
-        columns.args.push(Some(text));
-        columns.priority.push(Some(job.priority));
-        columns.execute_at.push(job.execute_at);
-        columns.state.push(Some(job.state.into()));
-        columns.max_attempts.push(job.max_attempts);
-    }
-    Ok((insert::bulk_put(&like.queue, &columns)?, ready))
+    Ok((insert::bulk_put(&all)?, ready))
 }
 
 /// Reads one element; or what is wrong with it, without its args.
-fn element(raw: &RawValue) -> std::result::Result<Element, String> {
+fn element(raw: &RawValue) -> std::result::Result<Element<'_>, String> {
     if !raw.get().starts_with('{') {
         return Err("it is no object".into());
     }
@@ -257,11 +256,6 @@ fn misshapen(detail: String) -> Error {
     }
 }
 
-fn one_of_many(job: &NewJob, text: &str) -> Result<i64> {
-    let args = Flat::jsonb(text).ok_or_else(|| Error::Internal("JSON that is none".into()))?;
-    store(&NewJob { args, ..job.clone() }, OnConflict::Keep)
-}
-
 /// Says which element an error is about.
 fn located(error: Error, number: usize) -> Error {
     let place = Some(format!("It is element {number} of \"jobs\"."));
@@ -274,8 +268,8 @@ fn located(error: Error, number: usize) -> Error {
     }
 }
 
-/// An element as a job (without its args), and its args as text.
-fn checked(like: &NewJob, element: &Element) -> Result<(NewJob, String)> {
+/// An element as a job, with the args of `like`.
+fn checked(like: &NewJob, element: &Element<'_>) -> Result<NewJob> {
     let mut job = like.clone();
     if element.execute_at.is_some() || element.delay.is_some() {
         let at = element.execute_at.as_deref().map(clock::parse_moment).transpose()?;
@@ -291,7 +285,7 @@ fn checked(like: &NewJob, element: &Element) -> Result<(NewJob, String)> {
     job.priority = element.priority.unwrap_or(like.priority);
     job.key = checked_key(element.key.as_deref())?.map(Into::into);
     job.max_attempts = check::at_least_one("max_attempts", element.max_attempts)?;
-    let text = element.args.as_ref().map_or("{}", |raw| raw.get());
+    let text = element.args.map_or("{}", RawValue::get);
     fits(i64::try_from(encoding::length(text)).unwrap_or(i64::MAX))?;
-    Ok((job, text.into()))
+    Ok(job)
 }

@@ -52,6 +52,32 @@ impl Flat {
         }
     }
 
+    /// For a jsonb array of objects: what element `number` (from 0) has under `key`.
+    pub fn member(&self, number: usize, key: &std::ffi::CStr) -> Option<Self> {
+        let number = u32::try_from(number).ok()?;
+        let length = i32::try_from(key.count_bytes()).ok()?;
+        // SAFETY: self holds a jsonb array (the callers' type and shape). What jsonb_util.c makes points into it until
+        // JsonbValueToJsonb has made a value of its own; null is an element or a key that is not there.
+        unsafe {
+            let whole: *mut pg_sys::Jsonb = self.datum().cast_mut_ptr();
+            let element = pg_sys::getIthJsonbValueFromContainer(&raw mut (*whole).root, number);
+            if element.is_null() || (*element).type_ != pg_sys::jbvType::jbvBinary {
+                return None;
+            }
+            let object = (*element).val.binary.data;
+            let found = pg_sys::getKeyJsonValueFromContainer(object, key.as_ptr(), length, std::ptr::null_mut());
+            pg_sys::pfree(element.cast());
+            if found.is_null() {
+                return None;
+            }
+            let made = pg_sys::JsonbValueToJsonb(found);
+            let copy = Flat::copy(pg_sys::Datum::from(made));
+            pg_sys::pfree(made.cast());
+            pg_sys::pfree(found.cast());
+            Some(copy)
+        }
+    }
+
     /// For a row value: its type's oid, as its header says.
     pub fn row_type(&self) -> pg_sys::Oid {
         let header: *const pg_sys::HeapTupleHeaderData = self.0.as_ptr().cast();
@@ -154,6 +180,75 @@ impl Flat {
             copy
         }
     }
+}
+
+/// jsonb[], read where it lies: not copied as `Flat` is, because it may be as large as memory allows.
+pub struct Elements<'fcx>(&'fcx pg_sys::ArrayType);
+
+/// An element of it.
+#[derive(Clone, Copy)]
+pub struct Element<'a>(&'a pg_sys::varlena);
+
+impl Element<'_> {
+    /// Its size in bytes, header included.
+    pub fn len(self) -> usize {
+        // SAFETY: a varlena that its array keeps.
+        unsafe { pgrx::varsize_any(self.0) }
+    }
+
+    /// The value as a Datum that points into the array.
+    pub(super) fn datum(self) -> pg_sys::Datum {
+        pg_sys::Datum::from(std::ptr::from_ref(self.0))
+    }
+}
+
+impl Elements<'_> {
+    /// The elements in the order in which they are stored; `None` is NULL.
+    pub fn iter(&self) -> impl Iterator<Item = Option<Element<'_>>> {
+        let array = std::ptr::from_ref(self.0);
+        let dimensions = usize::try_from(self.0.ndim).unwrap_or(0);
+        // SAFETY: the layout of array.h: the header, dimensions and lower bounds, the bitmap of what is not NULL when
+        // there is one (dataoffset is then the data's place), the elements without gaps but for their alignment to four
+        // bytes, which a short header has not and does not need (att_align_pointer, tupmacs.h).
+        unsafe {
+            let lengths = array.add(1).cast::<i32>().cast_mut();
+            let count = usize::try_from(pg_sys::ArrayGetNItems(self.0.ndim, lengths)).unwrap_or(0);
+            let header = size_of::<pg_sys::ArrayType>() + 2 * dimensions * size_of::<i32>();
+            let bitmap = (self.0.dataoffset != 0).then(|| array.cast::<u8>().add(header));
+            let start = usize::try_from(self.0.dataoffset).unwrap_or(0);
+            let mut at = if start == 0 { header.next_multiple_of(8) } else { start };
+            (0..count).map(move |n| {
+                if bitmap.is_some_and(|bits| *bits.add(n / 8) & (1 << (n % 8)) == 0) {
+                    return None;
+                }
+                if *array.cast::<u8>().add(at) == 0 {
+                    at = at.next_multiple_of(4);
+                }
+                let element = &*array.cast::<u8>().add(at).cast::<pg_sys::varlena>();
+                at += pgrx::varsize_any(element);
+                Some(Element(element))
+            })
+        }
+    }
+}
+
+// SAFETY: the argument is detoasted, in memory that lives as long as the call; a null never reaches it but through Option.
+unsafe impl<'fcx> ArgAbi<'fcx> for Elements<'fcx> {
+    unsafe fn unbox_arg_unchecked(arg: PgArg<'_, 'fcx>) -> Self {
+        // SAFETY: the SQL declarations give Elements only to jsonb[], as Option<Elements>, so null was looked at.
+        unsafe {
+            let datum: pg_sys::Datum = arg.unbox_arg_using_from_datum().unwrap_or(pg_sys::Datum::null());
+            Elements(&*pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast())
+        }
+    }
+}
+
+// SAFETY: only pgrx's generator reads this; our functions are declared in sql/schema/functions.sql.
+unsafe impl SqlTranslatable for Elements<'_> {
+    const TYPE_IDENT: &'static str = "pgq::pg::datum::Elements";
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("jsonb[]"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("jsonb[]")));
 }
 
 impl FromDatum for Flat {

@@ -15,6 +15,7 @@ pub mod function;
 pub mod grant;
 pub mod guc;
 pub mod hooks;
+pub mod insert;
 pub mod latch;
 pub mod log;
 pub mod mapped;

@@ -7,7 +7,7 @@ use std::ffi::CString;
 use pgrx::datum::Interval;
 use pgrx::{pg_sys, FromDatum, IntoDatum};
 
-use super::datum::Flat;
+use super::datum::{Element, Flat};
 use super::text::{self, Text};
 use super::{encoding, tamper, user};
 use crate::error::{Error, Result};
@@ -21,8 +21,6 @@ pub enum Type {
     Texts,
     /// integer
     Int,
-    /// integer[]
-    Ints,
     /// bigint
     Bigint,
     /// bigint[]
@@ -37,8 +35,6 @@ pub enum Type {
     Interval,
     /// jsonb
     Jsonb,
-    /// jsonb[]
-    Jsonbs,
     /// oid
     Oid,
     /// the row type pgq.job
@@ -57,8 +53,6 @@ pub enum Arg<'a> {
     Texts(&'a [Option<String>]),
     /// integer
     Int(i32),
-    /// integer[]
-    Ints(&'a [Option<i32>]),
     /// bigint
     Bigint(i64),
     /// bigint[], or timestamptz[]: the same eight bytes
@@ -69,8 +63,10 @@ pub enum Arg<'a> {
     Time(i64),
     /// interval
     Interval(Interval),
-    /// jsonb, jsonb[] or a row
+    /// jsonb or a row
     Flat(&'a Flat),
+    /// an element of a jsonb[]
+    Element(Element<'a>),
     /// pgq.job[]
     Rows(&'a [&'a Flat]),
     /// oid
@@ -93,18 +89,17 @@ impl<'a> Arg<'a> {
         value.map_or(Arg::Null, Arg::Interval)
     }
 
-    /// jsonb, jsonb[], a row, or NULL
+    /// jsonb, a row, or NULL
     pub fn flat(value: Option<&'a Flat>) -> Self {
         value.map_or(Arg::Null, Arg::Flat)
     }
 
-    fn datum(&self, kind: Type) -> Option<pg_sys::Datum> {
+    pub(super) fn datum(&self, kind: Type) -> Option<pg_sys::Datum> {
         match self {
             Arg::Null => None,
             Arg::Text(text) => text::datum(text),
             Arg::Texts(texts) => text_array(texts),
             Arg::Int(n) => n.into_datum(),
-            Arg::Ints(all) => all.to_vec().into_datum(),
             Arg::Bigint(n) | Arg::Time(n) => n.into_datum(),
             Arg::Bigints(all) if kind == Type::Times => {
                 array(all.iter().map(|at| pg_sys::Datum::from(*at)).collect(), pg_sys::TIMESTAMPTZOID, 8)
@@ -113,6 +108,7 @@ impl<'a> Arg<'a> {
             Arg::Bool(b) => b.into_datum(),
             Arg::Interval(i) => (*i).into_datum(),
             Arg::Flat(flat) => Some(flat.datum()),
+            Arg::Element(element) => Some(element.datum()),
             Arg::Rows(rows) => array(rows.iter().map(|row| row.datum()).collect(), job_type(), -1),
             // Not by pgrx's conversion, which makes oid 0 a NULL.
             Arg::Oid(oid) => Some(pg_sys::Datum::from(*oid)),
@@ -143,12 +139,11 @@ fn array(mut elements: Vec<pg_sys::Datum>, kind: pg_sys::Oid, length: i32) -> Op
 }
 
 impl Type {
-    fn oid(self) -> pg_sys::Oid {
+    pub(super) fn oid(self) -> pg_sys::Oid {
         match self {
             Type::Text => pg_sys::TEXTOID,
             Type::Texts => pg_sys::TEXTARRAYOID,
             Type::Int => pg_sys::INT4OID,
-            Type::Ints => pg_sys::INT4ARRAYOID,
             Type::Bigint => pg_sys::INT8OID,
             Type::Bigints => pg_sys::INT8ARRAYOID,
             Type::Bool => pg_sys::BOOLOID,
@@ -156,7 +151,6 @@ impl Type {
             Type::Times => pg_sys::TIMESTAMPTZARRAYOID,
             Type::Interval => pg_sys::INTERVALOID,
             Type::Jsonb => pg_sys::JSONBOID,
-            Type::Jsonbs => pg_sys::JSONBARRAYOID,
             Type::Oid => pg_sys::OIDOID,
             Type::Job => job_type(),
             // SAFETY: a syscache look-up.

@@ -172,7 +172,7 @@ fn is_announced() -> bool {
 /// # Errors
 /// What reading the catalog gives.
 pub fn stands_still() -> Result<bool> {
-    match guard(&["job".to_owned()]) {
+    match guard(&["job"]) {
         Ok(()) => Ok(false),
         Err(Error::Tampered(_)) => Ok(true),
         Err(error) => Err(error),
