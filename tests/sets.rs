@@ -1,7 +1,7 @@
 //! Handlers that take a set of jobs: one call is exactly once as a whole, a set that fails is halved until the jobs
 //! that fail are alone, and only these are charged.
 
-use pgq_tests::{count, one, process, run, wait_for, wait_until, Ledger, Server};
+use pgq_tests::{count, one, run, wait_for, wait_until, Ledger, Server};
 use postgres::Client;
 use std::time::Duration;
 
@@ -211,7 +211,8 @@ fn a_worker_killed_in_the_middle_of_a_set_costs_nobody_anything() {
     let (server, mut client, ledger) = start(2);
     let put = held(&mut client);
     let pid: i32 = one(&mut client, "SELECT pid FROM pgq.running");
-    process::kill(pid, 9);
+    server.kill_9(u32::try_from(pid).expect("a pid"));
+    wait_until(PATIENCE, "the server to notice", || client.batch_execute("SELECT 1").is_err());
     let mut client = wait_for(PATIENCE, "the server to be back", || server.try_connect("app", "postgres").ok());
     drained(&mut client);
     ledger.verify(&mut client, &put).assert_exact();
@@ -236,16 +237,17 @@ fn kills_in_the_midst_of_sets_lose_and_double_nothing() {
             row.map(|row| Some(row.get::<_, i32>(0))).or_else(|| (count(&mut client, "pgq.job") == 0).then_some(None))
         });
         let Some(pid) = pid else { break };
-        process::kill(pid, 9);
-        let gone = || client.batch_execute("SELECT 1").is_err();
-        wait_until(PATIENCE, "the server to notice", gone);
+        if !server.try_signal(u32::try_from(pid).expect("a pid"), 9) {
+            continue;
+        }
+        wait_until(PATIENCE, "the server to notice", || client.batch_execute("SELECT 1").is_err());
         client = wait_for(PATIENCE, "the server to be back", || server.try_connect("app", "postgres").ok());
     }
     drained(&mut client);
     let verdict = ledger.verify(&mut client, &put);
     verdict.assert_exact();
     assert_eq!(verdict.dead, 20);
-    assert_eq!(count(&mut client, "pgq.dead WHERE crashes > 0 OR failures <> 2"), 0);
+    assert_eq!(count(&mut client, "pgq.finished_job WHERE crashes > 0 OR failures <> 2"), 0);
 }
 
 /// A role whose transactions see one moment only: sets of one.
