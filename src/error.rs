@@ -65,7 +65,8 @@ fn literal(text: &str) -> String {
     format!("{escape}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-const SHAPES: &str = "A handler takes (args jsonb), (job pgq.job), (id bigint, args jsonb) or no argument.";
+const SHAPES: &str =
+    "A handler takes (args jsonb), (job pgq.job), (id bigint, args jsonb) or no argument; a function also (jobs pgq.job[]).";
 
 fn report(code: Code, message: String) -> ErrorReport {
     ErrorReport::new(code, encoding::shown(&message).into_owned(), "pgq")

@@ -92,7 +92,8 @@ CREATE TABLE pgq.handler (
     parked_until  timestamptz,
     CONSTRAINT handler_pkey PRIMARY KEY (id),
     CONSTRAINT handler_queue_task_key UNIQUE NULLS NOT DISTINCT (queue, task),
-    CONSTRAINT handler_shape_check CHECK (shape = 'nothing' OR shape = 'args' OR shape = 'id_args' OR shape = 'job'),
+    CONSTRAINT handler_shape_check CHECK (
+        shape = 'nothing' OR shape = 'args' OR shape = 'id_args' OR shape = 'job' OR (shape = 'jobs' AND NOT is_procedure)),
     CONSTRAINT handler_numbers_check CHECK (concurrency >= 1 AND batch >= 1 AND max_attempts >= 1),
     CONSTRAINT handler_parked_check CHECK (
         (parked IS NULL) = (parked_at IS NULL) AND (parked IS NOT NULL OR parked_until IS NULL))

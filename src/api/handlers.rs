@@ -7,6 +7,7 @@ use super::{check, rights};
 use crate::engine::access::Access;
 use crate::engine::names;
 use crate::engine::parking::Reason;
+use crate::engine::sets::MAX_SET;
 use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
 use crate::pg::report::ErrorReport;
@@ -53,6 +54,9 @@ fn register(
         check::at_least_one("max_attempts", max_attempts)?,
     ];
     let mut function = one_that_fits(name)?;
+    if function.shape == SET {
+        fit_for_sets(&function, batch)?;
+    }
     let (role, caller_may) = registry::role(&run_as, caller)?.ok_or_else(|| Error::NoSuchRole(run_as.clone()))?;
     function.role = role;
     may_register(&run_as, caller_may, &function)?;
@@ -86,6 +90,28 @@ fn one_that_fits(name: &str) -> Result<Function> {
         [] => Err(Error::NoSuchFunction { name: name.into(), found: signatures(&found) }),
         [one] => Ok(one.clone()),
         many => Err(Error::AmbiguousFunction { name: name.into(), found: signatures(many) }),
+    }
+}
+
+/// The word of `handler_shape_check` for functions that take a set.
+const SET: &str = "jobs";
+
+/// A set is one call and one transaction: no procedure has one, and no set is larger than what is known of it after a
+/// crash.
+fn fit_for_sets(function: &Function, batch: Option<i32>) -> Result<()> {
+    if function.is_procedure {
+        return Err(Error::UnfitFunction {
+            signature: function.signature.clone(),
+            reason: "A procedure holds a lease of its own for each job.".into(),
+            hint: "Write a function that takes (jobs pgq.job[]), or a procedure that takes (job pgq.job).".into(),
+        });
+    }
+    match batch.and_then(|batch| usize::try_from(batch).ok()) {
+        Some(batch) if batch > MAX_SET => Err(Error::argument(
+            format!("\"batch\" of {batch} exceeds {MAX_SET}, the most jobs in one call"),
+            format!("Give batch => {MAX_SET}, or leave it out: that is the default of a function that takes a set."),
+        )),
+        _ => Ok(()),
     }
 }
 

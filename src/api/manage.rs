@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
 
-use super::{check, rights};
+use super::{check, rights, runner};
 use crate::engine::access::Access;
 use crate::engine::names;
 use crate::engine::state::{Outcome, State};
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::pg::latch::{self, Signal};
 use crate::pg::report::ErrorReport;
 use crate::pg::text::Text;
-use crate::pg::{at_commit, clock, database, shmem};
+use crate::pg::{at_commit, clock};
 use crate::store::finish::{self, End, Return};
 use crate::store::row::Job;
 use crate::store::{claim, history, registry};
@@ -70,13 +70,13 @@ fn cancelled(id: i64, force: bool) -> Result<Option<&'static str>> {
             return Ok(Some(State::Leased.word()));
         }
         // A procedure of ours: its executor finds the cancel and buries the job itself.
-        if interrupt(id) {
+        if interrupt(id)? {
             return Ok(Some(RUNNING));
         }
     }
     let Some(job) = claim::take_one(id)? else {
         if force {
-            interrupt(id);
+            interrupt(id)?;
         }
         return Ok(claim::look(id)?.map(|_| RUNNING));
     };
@@ -104,13 +104,15 @@ fn give_back(job: &Job) -> Result<()> {
 }
 
 /// Asks the executor that runs the job to interrupt it; does one run it?
-fn interrupt(id: i64) -> bool {
-    let Some(slot) = shmem::shared().and_then(|s| s.runner(database::current(), id)) else { return false };
+fn interrupt(id: i64) -> Result<bool> {
+    let running = || claim::look(id)?.map_or(Ok(None), |seen| runner::executor(&seen));
+    let Some(slot) = running()? else { return Ok(false) };
     slot.cancel.store(id, SeqCst);
-    if slot.job.load(SeqCst) == id {
+    // Again: it may have gone on to another job before it could see the cancel.
+    if slot.job.load(SeqCst) == id || running()?.is_some_and(|still| std::ptr::eq(still, slot)) {
         latch::signal(slot.place.pid.load(SeqCst), Signal::Cancel);
     }
-    true
+    Ok(true)
 }
 
 #[pg_extern(sql = false)]

@@ -8,6 +8,7 @@ mod manage;
 mod put;
 mod rights;
 mod run;
+mod runner;
 mod stats;
 mod wait;
 

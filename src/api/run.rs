@@ -111,11 +111,15 @@ fn here(handler: &Handler, callable: &mut Callable, id: i64) -> Result<Option<Fl
     }
     let row = job.claimed_row();
     let input = Input { id: job.id, args: &job.args, job: Some(&row) };
-    let result = current::during(&job, || context::watch_for_client(|| callable.call(&input, true)));
+    // A function that takes a set gets a set of one; what it returns is the caller's to see, and not kept, as in a worker.
+    let is_set = Shape::from_word(&handler.shape) == Shape::Jobs;
+    let call = || context::watch_for_client(|| callable.call(&input, true));
+    let result = if is_set { current::hidden(call) } else { current::during(&job, call) };
     at_commit::count(names::hash(&job.queue), 1, 0);
     if handler.keep_done.unwrap_or_else(settings::keep_done) > Span::ZERO {
         let attempt = job.current_attempt();
-        let end = End { outcome: Outcome::Done, attempt, failures: job.failures, result: result.as_ref(), error: None };
+        let result = result.as_ref().filter(|_| !is_set);
+        let end = End { outcome: Outcome::Done, attempt, failures: job.failures, result, error: None };
         finish::keep(&job, &end)?;
     }
     Ok(result)

@@ -6,7 +6,7 @@ use pgrx::datum::Interval;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
-use super::{check, rights};
+use super::{check, rights, runner};
 use crate::engine::access::Access;
 use crate::engine::state::State;
 use crate::engine::time::{Micros, Span};
@@ -83,7 +83,7 @@ fn look(id: i64) -> Result<Answer> {
         if !rights::reach(&SHOWN, &seen.job.queue)? {
             return Ok(gone());
         }
-        let running = runner(id).is_some();
+        let running = runner::executor(&seen)?.is_some();
         let state = if running { "running" } else { seen.job.state.word() };
         return Ok(Answer {
             state: state.into(),
@@ -106,12 +106,6 @@ fn gone() -> Answer {
     Answer { state: "gone".into(), result: None, error: None, attempt: None, live: false }
 }
 
-/// The pid of the executor that runs the job.
-fn runner(id: i64) -> Option<i32> {
-    let slot = shmem::shared()?.runner(database::current(), id)?;
-    Some(slot.place.pid.load(SeqCst))
-}
-
 /// waiting's word for a job that is not there.
 const UNKNOWN: &str = "it does not wait: finished and not kept, or never put";
 
@@ -119,7 +113,7 @@ const UNKNOWN: &str = "it does not wait: finished and not kept, or never put";
 fn waiting(id: Option<i64>) -> std::result::Result<Text, ErrorReport> {
     let id = check::given("id", id)?;
     match claim::look(id)? {
-        Some(seen) if rights::reach(&rights::COUNTS, &seen.job.queue)? => return Ok(reason(id, &seen)?.into()),
+        Some(seen) if rights::reach(&rights::COUNTS, &seen.job.queue)? => return Ok(reason(&seen)?.into()),
         Some(_) => return Ok(UNKNOWN.to_owned().into()),
         None => {}
     }
@@ -132,9 +126,9 @@ fn waiting(id: Option<i64>) -> std::result::Result<Text, ErrorReport> {
     Ok(answer.into())
 }
 
-fn reason(id: i64, seen: &claim::Seen) -> Result<String> {
-    if let Some(pid) = runner(id) {
-        return Ok(format!("running in process {pid}"));
+fn reason(seen: &claim::Seen) -> Result<String> {
+    if let Some(slot) = runner::executor(seen)? {
+        return Ok(format!("running in process {}", slot.place.pid.load(SeqCst)));
     }
     let at = clock::text(seen.job.execute_at.0);
     match seen.job.state {

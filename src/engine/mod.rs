@@ -12,5 +12,6 @@ pub mod options;
 pub mod pace;
 pub mod parking;
 pub mod plan;
+pub mod sets;
 pub mod state;
 pub mod time;

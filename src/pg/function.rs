@@ -8,7 +8,7 @@ use pgrx::{direct_function_call, pg_sys, IntoDatum};
 
 use super::datum::Flat;
 use super::guc::Nest;
-use super::{user, xact};
+use super::{spi, user, xact};
 
 /// What a handler takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub enum Shape {
     IdArgs,
     /// (job pgq.job)
     Job,
+    /// (jobs pgq.job[])
+    Jobs,
 }
 
 impl Shape {
@@ -30,6 +32,7 @@ impl Shape {
             "args" => Shape::Args,
             "id_args" => Shape::IdArgs,
             "job" => Shape::Job,
+            "jobs" => Shape::Jobs,
             _ => Shape::Nothing,
         }
     }
@@ -106,26 +109,37 @@ impl Callable {
     /// Calls it for one job, as a command of its own, and takes back the settings it changed. With
     /// `keep_result` the result comes back as jsonb.
     pub fn call(&mut self, input: &Input<'_>, keep_result: bool) -> Option<Flat> {
+        let given = match self.shape {
+            Shape::Nothing => [None, None],
+            Shape::Args => [Some(input.args.datum()), None],
+            Shape::IdArgs => [input.id.into_datum(), Some(input.args.datum())],
+            Shape::Job => [input.job.map(Flat::datum), None],
+            Shape::Jobs => [input.job.and_then(|job| spi::job_array(&[job])), None],
+        };
+        self.command(given, keep_result)
+    }
+
+    /// The same for a function that takes a set: with the whole rows, as an array in the current context. Raises 54000
+    /// where they do not fit into one.
+    pub fn call_set(&mut self, jobs: &[&Flat]) {
+        self.command([spi::job_array(jobs), None], false);
+    }
+
+    fn command(&mut self, given: [Option<pg_sys::Datum>; 2], keep_result: bool) -> Option<Flat> {
         xact::command(|| {
             let nest = Nest::open();
-            let result = self.invoke(input);
+            let result = self.invoke(given);
             let kept = if keep_result { result.and_then(|r| self.to_jsonb(r)) } else { None };
             nest.close();
             kept
         })
     }
 
-    fn invoke(&mut self, input: &Input<'_>) -> Option<pg_sys::Datum> {
+    fn invoke(&mut self, given: [Option<pg_sys::Datum>; 2]) -> Option<pg_sys::Datum> {
         let mut space = CallSpace([0; CALL_BYTES]);
         let call: pg_sys::FunctionCallInfo = (&raw mut space).cast();
-        let given: [Option<pg_sys::Datum>; 2] = match self.shape {
-            Shape::Nothing => [None, None],
-            Shape::Args => [Some(input.args.datum()), None],
-            Shape::IdArgs => [input.id.into_datum(), Some(input.args.datum())],
-            Shape::Job => [input.job.map(Flat::datum), None],
-        };
         // SAFETY: the space is zeroed and large enough for two arguments; the info belongs to this transaction; the
-        // arguments live in `input`. fn_addr is called through pgrx's boundary, so an ERROR becomes a panic here.
+        // arguments live in what our caller was given. fn_addr is called through pgrx's boundary, so an ERROR becomes a panic here.
         unsafe {
             (*call).flinfo = &mut self.info;
             let arguments = (*call).args.as_mut_ptr();

@@ -109,7 +109,7 @@ impl<'a> Arg<'a> {
             Arg::Interval(i) => (*i).into_datum(),
             Arg::Flat(flat) => Some(flat.datum()),
             Arg::Element(element) => Some(element.datum()),
-            Arg::Rows(rows) => array(rows.iter().map(|row| row.datum()).collect(), job_type(), -1),
+            Arg::Rows(rows) => job_array(rows),
             // Not by pgrx's conversion, which makes oid 0 a NULL.
             Arg::Oid(oid) => Some(pg_sys::Datum::from(*oid)),
         }
@@ -136,6 +136,11 @@ fn array(mut elements: Vec<pg_sys::Datum>, kind: pg_sys::Oid, length: i32) -> Op
     // array is a copy of them.
     let array = unsafe { pg_sys::construct_array(elements.as_mut_ptr(), count, kind, length, length == 8, align) };
     Some(pg_sys::Datum::from(array))
+}
+
+/// pgq.job[] of whole rows, in the current context.
+pub(super) fn job_array(rows: &[&Flat]) -> Option<pg_sys::Datum> {
+    array(rows.iter().map(|row| row.datum()).collect(), job_type(), -1)
 }
 
 impl Type {
@@ -223,6 +228,11 @@ impl Row {
     /// Column `number` of type oid.
     pub fn must_oid(&self, number: i32) -> Result<u32> {
         self.must::<pg_sys::Oid>(number).map(pg_sys::Oid::to_u32)
+    }
+
+    /// Column `number`, the xmax of a row: the process whose transaction has it, if that is still open.
+    pub fn holder(&self, number: i32) -> Option<i32> {
+        self.get::<pg_sys::TransactionId>(number).and_then(super::xact::process_of)
     }
 
     /// Column `number` of type xid: was the row version written by the present transaction?

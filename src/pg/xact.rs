@@ -255,6 +255,14 @@ pub fn wrote(xid: pg_sys::TransactionId) -> bool {
     unsafe { pg_sys::TransactionIdIsCurrentTransactionId(xid) }
 }
 
+/// The process that runs the transaction of this number, if one does. A row's xmax may be a number of a list of lockers
+/// too: then it is nobody's, or a stranger's, whom the caller must tell from the one he looks for.
+pub fn process_of(xid: pg_sys::TransactionId) -> Option<i32> {
+    // SAFETY: looks into the array of processes, under its lock; 0 is nobody.
+    let pid = unsafe { pg_sys::BackendXidGetPid(xid) };
+    (pid > 0).then_some(pid)
+}
+
 /// May this server write at all? Not on a standby.
 pub fn in_recovery() -> bool {
     // SAFETY: reads shared state of xlog.c.

@@ -148,6 +148,29 @@ pub fn take_ready(id: i64, queue: &str, task: Option<&str>) -> Result<Option<Job
     TAKE_READY.row(&[Arg::Bigint(id), Arg::Text(queue), Arg::text(task)], Job::read)
 }
 
+/// As TAKE_READY, for several jobs at once, and only what `take` would take too.
+static TAKE_THESE: Statement = Statement::by_index(
+    concat!(
+        "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
+            SELECT c.ctid FROM pgq.job AS c
+             WHERE c.id = ANY ($1) AND c.queue = $2 AND c.task IS NOT DISTINCT FROM $3 AND c.state = 'ready'
+               AND NOT c.quarantined AND c.id <> ALL ($4)
+               AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $2 AND s.paused)
+               FOR UPDATE SKIP LOCKED))
+         RETURNING ",
+        job_columns!()
+    ),
+    &[Type::Bigints, Type::Text, Type::Text, Type::Bigints],
+);
+
+/// Takes those of `ids` that are still a handler's to run, best first, but none in quarantine and none of `except`.
+pub fn take_these(ids: &[i64], queue: &str, task: Option<&str>, except: &[i64]) -> Result<Vec<Job>> {
+    let args = [Arg::Bigints(ids), Arg::Text(queue), Arg::text(task), Arg::Bigints(except)];
+    let mut jobs = TAKE_THESE.rows(&args, Job::read)?;
+    jobs.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.id));
+    Ok(jobs)
+}
+
 /// The queues whose jobs the caller may finish; `None` is all.
 pub type Queues<'a> = Option<&'a [Option<String>]>;
 
@@ -236,7 +259,7 @@ pub fn extend(id: i64, attempt: i32, until: Micros, queues: Queues<'_>) -> Resul
 
 /// Index: job_pkey; locks nothing.
 static LOOK: Statement = Statement::by_index(
-    concat!("SELECT ", job_columns!(), ", j.xmin, j.error FROM pgq.job AS j WHERE j.id = $1"),
+    concat!("SELECT ", job_columns!(), ", j.xmin, j.error, j.xmax FROM pgq.job AS j WHERE j.id = $1"),
     &[Type::Bigint],
 );
 
@@ -248,9 +271,13 @@ pub struct Seen {
     pub own: bool,
     /// Its last failure.
     pub error: Option<crate::pg::datum::Flat>,
+    /// The process whose open transaction has taken it, if one has.
+    pub holder: Option<i32>,
 }
 
 /// Looks at a live job.
 pub fn look(id: i64) -> Result<Option<Seen>> {
-    LOOK.row(&[Arg::Bigint(id)], |row| Ok(Seen { job: Job::read(row)?, own: row.is_own(15), error: row.get(16) }))
+    LOOK.row(&[Arg::Bigint(id)], |row| {
+        Ok(Seen { job: Job::read(row)?, own: row.is_own(15), error: row.get(16), holder: row.holder(17) })
+    })
 }

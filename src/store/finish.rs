@@ -82,6 +82,21 @@ static KEEP: Statement = Statement::new(
     &[Type::Job, Type::Int, Type::Int, Type::Text, Type::Jsonb, Type::Jsonb],
 );
 
+/// As KEEP, for jobs that were done together; $1 are their rows with the attempt that was made.
+static KEEP_SET: Statement = Statement::new(
+    "INSERT INTO pgq.finished_job (id, queue, task, args, priority, created_at, attempt, failures, max_attempts, key,
+                                   crashes, outcome, error)
+     SELECT r.id, r.queue, r.task, r.args, r.priority, r.created_at, r.attempt, r.failures, r.max_attempts, r.key,
+            r.crashes, 'done', r.error
+       FROM pg_catalog.unnest($1) AS r",
+    &[Type::Jobs],
+);
+
+/// Keeps a set of jobs as done, without results.
+pub fn keep_set(claimed_rows: &[&Flat]) -> Result<()> {
+    KEEP_SET.run(&[Arg::Rows(claimed_rows)]).map(|_| ())
+}
+
 /// How a job ended.
 #[derive(Debug)]
 pub struct End<'a> {

@@ -136,18 +136,21 @@ static CANDIDATES: Statement = Statement::new(
                      CASE WHEN a.t OPERATOR(pg_catalog.=) k.args THEN 'jsonb'
                           WHEN a.t OPERATOR(pg_catalog.=) k.id THEN 'bigint'
                           WHEN a.t OPERATOR(pg_catalog.=) k.job THEN 'pgq.job'
+                          WHEN a.t OPERATOR(pg_catalog.=) k.jobs THEN 'pgq.job[]'
                           ELSE pg_catalog.format_type(a.t, NULL) END, ', ' ORDER BY a.place)
                    FROM pg_catalog.unnest(p.proargtypes) WITH ORDINALITY AS a (t, place)), ')'),
             CASE WHEN p.pronargs OPERATOR(pg_catalog.=) 0 THEN 'nothing'
                  WHEN p.pronargs OPERATOR(pg_catalog.=) 1 AND p.proargtypes[0] OPERATOR(pg_catalog.=) k.args THEN 'args'
                  WHEN p.pronargs OPERATOR(pg_catalog.=) 1 AND p.proargtypes[0] OPERATOR(pg_catalog.=) k.job THEN 'job'
+                 WHEN p.pronargs OPERATOR(pg_catalog.=) 1 AND p.proargtypes[0] OPERATOR(pg_catalog.=) k.jobs THEN 'jobs'
                  WHEN p.pronargs OPERATOR(pg_catalog.=) 2 AND p.proargtypes[0] OPERATOR(pg_catalog.=) k.id
                       AND p.proargtypes[1] OPERATOR(pg_catalog.=) k.args THEN 'id_args' END,
             p.prokind OPERATOR(pg_catalog.=) 'p'::pg_catalog.\"char\"
        FROM named,
             (SELECT 'pg_catalog.jsonb'::pg_catalog.regtype::pg_catalog.oid,
                     'pg_catalog.int8'::pg_catalog.regtype::pg_catalog.oid,
-                    'pgq.job'::pg_catalog.regtype::pg_catalog.oid) AS k (args, id, job),
+                    'pgq.job'::pg_catalog.regtype::pg_catalog.oid,
+                    'pgq.job[]'::pg_catalog.regtype::pg_catalog.oid) AS k (args, id, job, jobs),
             pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
       WHERE CASE WHEN named.parts IS NULL THEN p.oid OPERATOR(pg_catalog.=) named.exact::pg_catalog.oid
                  WHEN pg_catalog.array_length(named.parts, 1) OPERATOR(pg_catalog.=) 1

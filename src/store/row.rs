@@ -111,6 +111,15 @@ pub mod current {
         static CURRENT: RefCell<Option<(Rc<Flat>, i32)>> = const { RefCell::new(None) };
     }
 
+    /// What was there before some work, and is again afterwards.
+    struct Before(Option<(Rc<Flat>, i32)>);
+
+    impl Drop for Before {
+        fn drop(&mut self) {
+            CURRENT.set(self.0.take());
+        }
+    }
+
     /// This one.
     pub fn set(job: &Job) {
         CURRENT.set(Some((Rc::clone(&job.row), job.current_attempt())));
@@ -118,13 +127,13 @@ pub mod current {
 
     /// Runs `work` with this job as the present one. What was there before is back afterwards, on an error too.
     pub fn during<T>(job: &Job, work: impl FnOnce() -> T) -> T {
-        struct Before(Option<(Rc<Flat>, i32)>);
-        impl Drop for Before {
-            fn drop(&mut self) {
-                CURRENT.set(self.0.take());
-            }
-        }
         let _before = Before(CURRENT.replace(Some((Rc::clone(&job.row), job.current_attempt()))));
+        work()
+    }
+
+    /// Runs `work` with no job as the present one: a set has none that it runs for. As `during` for what was before.
+    pub fn hidden<T>(work: impl FnOnce() -> T) -> T {
+        let _before = Before(CURRENT.take());
         work()
     }
 

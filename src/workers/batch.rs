@@ -30,7 +30,7 @@ const COMPANY_LIMIT: i64 = 8;
 
 /// How far a transaction came: survives its rollback.
 #[derive(Debug, Default)]
-struct Progress {
+pub(super) struct Progress {
     /// Jobs claimed.
     claimed: usize,
     /// The job that runs, until all have run.
@@ -40,12 +40,12 @@ struct Progress {
 }
 
 /// What the run of a batch needs to know.
-struct Batch<'a> {
-    handler: &'a Handler,
-    plan: Plan,
-    shape: Shape,
-    keep: bool,
-    progress: RefCell<Progress>,
+pub(super) struct Batch<'a> {
+    pub(super) handler: &'a Handler,
+    pub(super) plan: Plan,
+    pub(super) shape: Shape,
+    pub(super) keep: bool,
+    pub(super) progress: RefCell<Progress>,
 }
 
 impl Worker {
@@ -148,7 +148,7 @@ impl Worker {
         Ok(jobs.len())
     }
 
-    fn claim(&self, batch: &Batch<'_>, wanted: &[i64]) -> Result<Vec<Job>, Caught> {
+    pub(super) fn claim(&self, batch: &Batch<'_>, wanted: &[i64]) -> Result<Vec<Job>, Caught> {
         let (queue, task) = (&batch.handler.queue, batch.handler.task.as_deref());
         if wanted.is_empty() {
             if self.entry.quarantine.load(SeqCst) != 0 {
@@ -168,7 +168,7 @@ impl Worker {
 
     /// The best jobs of a handler, one of which is taken by its id in the next transaction: where that one is
     /// SERIALIZABLE, a walk along the index would conflict with every other claim. Each executor begins at another one.
-    fn candidates(&self, handler: &Handler) -> Result<Vec<i64>, Caught> {
+    pub(super) fn candidates(&self, handler: &Handler) -> Result<Vec<i64>, Caught> {
         let (extension, except) = (self.extension, self.spoken_for());
         let mut ids = xact::run(|| {
             if !extension::lock(extension) {
@@ -335,7 +335,7 @@ impl Worker {
 
     /// Records the failure of the job that ran alone. `slot.recording` has kept it from others since before the
     /// rollback.
-    fn charge(&mut self, handler: &Handler, error: &Caught, took: Span) {
+    pub(super) fn charge(&mut self, handler: &Handler, error: &Caught, took: Span) {
         let id = self.slot.recording.load(SeqCst);
         let (extension, cancelled) = (self.extension, self.is_cancelled(id));
         // A cancel that was meant for an earlier job here and came late is nobody's failure.

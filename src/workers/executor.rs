@@ -6,7 +6,7 @@
 //! had are there again at once, with nothing counted.
 //!
 //! The loop: look which handlers of the role have work; give each a turn of one `batch_time`
-//! (`batch` for functions, `procedure` for procedures); sleep when none has.
+//! (`batch` for functions, `sets` for those that take many jobs at once, `procedure` for procedures); sleep when none has.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -19,8 +19,10 @@ use super::{journal, quarantine};
 use crate::engine::journal::{Owner, Slot};
 use crate::engine::pace::Pace;
 use crate::engine::plan;
+use crate::engine::sets::Sets;
 use crate::engine::state::is_passing;
 use crate::engine::time::{Micros, Span};
+use crate::pg::function::Shape;
 use crate::pg::memory::Scratch;
 use crate::pg::shmem::{slot_state, Database, Executor, Shared};
 use crate::pg::xact::Caught;
@@ -67,6 +69,7 @@ pub(super) struct Worker {
     pub(super) hands: Hands,
     wear: Wear,
     paces: HashMap<i32, (Micros, Pace)>,
+    sets: HashMap<i32, (Micros, Sets)>,
     /// A job that brought its company down: runs alone next. (handler, job, was it excused: a deadlock, a limit?)
     pub(super) suspect: Option<(i32, i64, bool)>,
     turn: usize,
@@ -108,6 +111,7 @@ pub fn run(argument: i32) {
         hands: Hands::new(role),
         wear: Wear::new(),
         paces: HashMap::new(),
+        sets: HashMap::new(),
         suspect: None,
         turn: 0,
         complaint: RefCell::default(),
@@ -259,7 +263,11 @@ impl Worker {
         let until = Micros(clock::now()).after(settings::batch_time());
         let mut worked = Ran::Nothing;
         loop {
-            let ran = if handler.is_procedure { self.run_procedure(handler) } else { self.run_functions(handler) };
+            let ran = match Shape::from_word(&handler.shape) {
+                Shape::Jobs => self.run_set(handler),
+                _ if handler.is_procedure => self.run_procedure(handler),
+                _ => self.run_functions(handler),
+            };
             match ran {
                 Ran::Jobs => worked = Ran::Jobs,
                 other if other == Ran::Gone => return other,
@@ -319,6 +327,15 @@ impl Worker {
         let kept = self.paces.entry(handler.id).or_insert_with(|| (handler.registered_at, Pace::default()));
         if kept.0 != handler.registered_at {
             *kept = (handler.registered_at, Pace::default());
+        }
+        &mut kept.1
+    }
+
+    /// The same of a handler that takes sets.
+    pub(super) fn sets(&mut self, handler: &Handler) -> &mut Sets {
+        let kept = self.sets.entry(handler.id).or_insert_with(|| (handler.registered_at, Sets::default()));
+        if kept.0 != handler.registered_at {
+            *kept = (handler.registered_at, Sets::default());
         }
         &mut kept.1
     }

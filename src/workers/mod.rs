@@ -10,4 +10,5 @@ pub mod parking;
 pub mod procedure;
 mod quarantine;
 pub mod scheduler;
+pub mod sets;
 mod wear;

@@ -84,7 +84,7 @@ impl Worker {
         let shape = Shape::from_word(&handler.shape);
         let name = handler.function.rsplit_once('(').map_or(handler.function.as_str(), |(name, _)| name);
         let marks = match shape {
-            Shape::Nothing => "",
+            Shape::Nothing | Shape::Jobs => "",
             Shape::Args | Shape::Job => "$1",
             Shape::IdArgs => "$1, $2",
         };
