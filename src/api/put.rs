@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{check, rights, run};
 use crate::engine::access::Access;
+use crate::engine::deltas::Fact;
 use crate::engine::names;
 use crate::engine::state::State;
 use crate::engine::time::Micros;
@@ -18,7 +19,7 @@ use crate::pg::text::Text;
 use crate::pg::{at_commit, clock, encoding};
 use crate::settings;
 use crate::store::insert::{self, Columns, NewJob};
-use crate::store::{counts, key};
+use crate::store::{counts, key, numbers};
 
 /// What happens to a put whose key a waiting job has.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -125,7 +126,16 @@ fn store(job: &NewJob, conflict: OnConflict) -> Result<i64> {
             None => {}
         }
     }
-    insert::put(job)
+    let id = insert::put(job)?;
+    added(&job.queue, job.state, 1);
+    Ok(id)
+}
+
+/// So many jobs were put in the state of this word.
+fn added(queue: &str, state: &str, jobs: usize) {
+    if let Some(state) = State::parse(state) {
+        numbers::changed_by(queue, Fact::Live(state), jobs);
+    }
 }
 
 /// Wakes the workers at commit. Where there are none to be had, and only there, workers outside are told by
@@ -206,7 +216,9 @@ fn put_args(like: &NewJob, args: &Flat) -> Result<Vec<i64>> {
         return Err(Error::argument("\"args\" must not have NULL elements", "Use 'null'::jsonb for JSON null."));
     }
     fits(largest)?;
-    insert::bulk_put_args(like, args)
+    let ids = insert::bulk_put_args(like, args)?;
+    added(&like.queue, like.state, ids.len());
+    Ok(ids)
 }
 
 /// Puts the elements of `jobs`; the ids, and whether one is ready at once.
@@ -224,6 +236,8 @@ fn put_jobs(like: &NewJob, jobs: &Flat) -> Result<(Vec<i64>, bool)> {
         return Ok((ids?, ready));
     }
     let mut columns = Columns::default();
+    let due = all.iter().filter(|(job, _)| job.state == State::Ready.word()).count();
+    let later = all.len() - due;
     for (job, text) in all {
         columns.task.push(job.task);
         columns.args.push(Some(text));
@@ -232,7 +246,10 @@ fn put_jobs(like: &NewJob, jobs: &Flat) -> Result<(Vec<i64>, bool)> {
         columns.state.push(Some(job.state.into()));
         columns.max_attempts.push(job.max_attempts);
     }
-    Ok((insert::bulk_put(&like.queue, &columns)?, ready))
+    let ids = insert::bulk_put(&like.queue, &columns)?;
+    added(&like.queue, State::Ready.word(), due);
+    added(&like.queue, State::Scheduled.word(), later);
+    Ok((ids, ready))
 }
 
 /// Reads one element; or what is wrong with it, without its args.

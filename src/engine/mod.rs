@@ -5,11 +5,13 @@
 pub mod access;
 pub mod backoff;
 pub mod deaths;
+pub mod deltas;
 pub mod journal;
 pub mod names;
 pub mod options;
 pub mod pace;
 pub mod parking;
 pub mod plan;
+pub mod snapshot;
 pub mod state;
 pub mod time;

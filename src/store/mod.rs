@@ -13,6 +13,7 @@ pub mod history;
 pub mod insert;
 pub mod intruders;
 pub mod key;
+pub mod numbers;
 pub mod parking;
 pub mod promote;
 pub mod quarantine;
