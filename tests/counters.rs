@@ -8,7 +8,7 @@ use postgres::Client;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 const QUEUES: &str = "
     CREATE FUNCTION sometimes(id bigint, args jsonb) RETURNS void LANGUAGE plpgsql AS $$
     BEGIN

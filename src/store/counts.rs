@@ -101,8 +101,13 @@ static FRAME: Statement = Statement::new(
     &[Type::Text],
 );
 
-/// Index: job_ready_idx, two entries for each priority of each queue, of 64 priorities at most, the lowest first: they
-/// wait longest. Locks nothing.
+/// Looks at so many priorities of one queue at most, where there are few queues, and at so many of each of many.
+const LEVELS: (usize, usize) = (64, 4);
+/// And at so many in all, if that is not fewer: a look takes some 10 µs.
+const LOOKS: usize = 256;
+
+/// Index: job_ready_idx, two entries for each of $2 priorities of each queue, the lowest first: they wait longest.
+/// Locks nothing.
 static OLDEST: Statement = Statement::by_index(
     "SELECT q.queue, GREATEST(pg_catalog.clock_timestamp() - l.oldest, '0'::pg_catalog.interval)
        FROM pg_catalog.unnest($1) AS q (queue),
@@ -116,12 +121,12 @@ static OLDEST: Statement = Statement::by_index(
                      ORDER BY j.priority, j.id DESC LIMIT 1)
               FROM level AS p WHERE p.priority IS NOT NULL)
         SELECT pg_catalog.min(GREATEST(f.execute_at, f.created_at)) AS oldest
-          FROM (SELECT level.priority FROM level WHERE level.priority IS NOT NULL LIMIT 64) AS p,
+          FROM (SELECT level.priority FROM level WHERE level.priority IS NOT NULL LIMIT $2) AS p,
                LATERAL (SELECT j.execute_at, j.created_at FROM pgq.job AS j
                          WHERE j.state = 'ready' AND j.queue = q.queue AND j.priority = p.priority
                          ORDER BY j.id LIMIT 1) AS f) AS l
       WHERE l.oldest IS NOT NULL",
-    &[Type::Texts],
+    &[Type::Texts, Type::Bigint],
 );
 
 /// The numbers from the counters, the rest from the small tables and the index.
@@ -146,7 +151,9 @@ fn shown(queue: Option<&str>, known: &[(String, Numbers)]) -> Result<Vec<QueueCo
     }
     let ready: Vec<Option<String>> = counts.values().filter(|c| c.ready > 0).map(|c| Some(c.queue.clone())).collect();
     if !ready.is_empty() {
-        for (name, oldest) in OLDEST.rows(&[Arg::Texts(&ready)], |row| Ok((row.must::<String>(1)?, row.get(2))))? {
+        let levels = i64::try_from((LOOKS / ready.len()).clamp(LEVELS.1, LEVELS.0)).unwrap_or(1);
+        let args = [Arg::Texts(&ready), Arg::Bigint(levels)];
+        for (name, oldest) in OLDEST.rows(&args, |row| Ok((row.must::<String>(1)?, row.get(2))))? {
             if let Some(count) = counts.get_mut(&name) {
                 count.oldest_ready = oldest;
             }

@@ -10,6 +10,7 @@ pub mod claim;
 pub mod counts;
 pub mod finish;
 pub mod history;
+pub mod horizon;
 pub mod insert;
 pub mod intruders;
 pub mod key;

@@ -13,7 +13,7 @@ use crate::store::numbers;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// A count takes at most one in so many moments of the scheduler's time.
-const SHARE: i64 = 200;
+const SHARE: i64 = 50;
 /// So long those may take that were about to commit when the count saw the tables: the time of a slow disk.
 const PATIENCE: Span = Span::from_millis(500);
 /// After a count that was in vain.
