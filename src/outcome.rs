@@ -2,6 +2,7 @@
 //! handlers and ended leases, and by api for `pgq.fail`; so there is one way to fail.
 
 use crate::engine::backoff::{free_wait, FREE_RETRIES};
+use crate::engine::deltas::Fact;
 use crate::engine::names;
 use crate::engine::options::{self, Retry, RetryOptions};
 use crate::engine::state::{judge, Outcome, State, Tally, Verdict};
@@ -13,8 +14,8 @@ use crate::pg::xact::Caught;
 use crate::pg::{at_commit, clock};
 use crate::settings;
 use crate::store::finish::{self, End, Return};
-use crate::store::registry;
 use crate::store::row::Job;
+use crate::store::{numbers, registry};
 
 /// How the caller wants a failure to be taken.
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,8 +41,7 @@ pub fn failed(job: &Job, error: &Caught, how: &Failure) -> Result<Word> {
     let kept = as_json(error);
     let now = Micros(clock::now());
     let noise = u64::try_from(now.0).unwrap_or(0) ^ u64::try_from(job.id).unwrap_or(0).wrapping_mul(0x9e37_79b9);
-    let queue = names::hash(&job.queue);
-    at_commit::touch(queue);
+    at_commit::touch(names::hash(&job.queue));
     match verdict {
         Verdict::Retry { counted } => {
             let failures = job.failures.saturating_add(i32::from(counted));
@@ -55,7 +55,7 @@ pub fn failed(job: &Job, error: &Caught, how: &Failure) -> Result<Word> {
             let due = now.after(wait);
             let state = if wait <= Span::ZERO { State::Ready } else { State::Scheduled };
             finish::put_back(job, &Return { state, execute_at: due, attempt, failures, error: kept.as_ref() })?;
-            at_commit::count(queue, 0, u64::from(counted));
+            numbers::changed(&job.queue, Fact::Failed, i64::from(counted));
             let next = format!("{failures} of {} failures, next try in {} ms", retry.max_attempts, wait.as_millis());
             if counted {
                 log::job_failed(job.id, &job.queue, attempt, error, &next);
@@ -68,7 +68,7 @@ pub fn failed(job: &Job, error: &Caught, how: &Failure) -> Result<Word> {
             let failures = job.failures.saturating_add(1);
             let end = End { outcome: Outcome::Dead, attempt, failures, result: None, error: kept.as_ref() };
             finish::keep(job, &end)?;
-            at_commit::count(queue, 0, 1);
+            numbers::changed(&job.queue, Fact::Failed, 1);
             log::job_failed(job.id, &job.queue, attempt, error, "dead");
             Ok(Outcome::Dead.word())
         }
@@ -88,9 +88,9 @@ pub fn crashed(job: Job, server: bool) -> Result<Word> {
         ..Caught::new(code, message)
     };
     let kept = as_json(&error);
-    let (queue, failures) = (names::hash(&job.queue), job.failures);
-    at_commit::touch(queue);
-    at_commit::count(queue, 0, 1);
+    let failures = job.failures;
+    at_commit::touch(names::hash(&job.queue));
+    numbers::changed(&job.queue, Fact::Failed, 1);
     if n >= most {
         finish::keep(&job, &End { outcome: Outcome::Dead, attempt, failures, result: None, error: kept.as_ref() })?;
         log::job_failed(job.id, &job.queue, attempt, &error, "dead");

@@ -37,6 +37,7 @@ static MAX_BACKOFF: GucSetting<i32> = GucSetting::<i32>::new(3_600_000);
 static JOB_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static KEEP_DONE: GucSetting<i32> = GucSetting::<i32>::new(0);
 static KEEP_DEAD: GucSetting<i32> = GucSetting::<i32>::new(30 * 86_400);
+static RECOUNT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(300_000);
 static MAX_ARGS_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 static ALLOW_SUPERUSER_HANDLERS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static EAGER: GucSetting<bool> = GucSetting::<bool>::new(false);
@@ -60,6 +61,11 @@ pub fn poll_interval() -> Span {
 /// How often what no look sees by itself is looked at again: parked handlers, our tables.
 pub fn recheck_interval() -> Span {
     Span::from_millis(RECHECK_INTERVAL.get().into())
+}
+
+/// How often the tables are counted, so that what passed the counters by is seen.
+pub fn recount_interval() -> Span {
+    Span::from_millis(RECOUNT_INTERVAL.get().into())
 }
 
 /// How long a worker without work stays.
@@ -305,6 +311,16 @@ fn define_rights() {
         &RECHECK_INTERVAL,
         100,
         3_600_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"pgq.recount_interval",
+        c"Sets how often the jobs in the tables are counted for pgq.stats().",
+        c"In between it shows counters, which see all that pgq does, but no rows that were changed by hand.",
+        &RECOUNT_INTERVAL,
+        1_000,
+        86_400_000,
         GucContext::Sighup,
         GucFlags::UNIT_MS,
     );

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 use super::{check, rights};
 use crate::engine::access::Access;
+use crate::engine::deltas::Fact;
 use crate::engine::names;
 use crate::engine::options::MAX_CLAIM;
 use crate::engine::state::{Outcome, State};
@@ -22,7 +23,7 @@ use crate::pg::{at_commit, clock, log, xact};
 use crate::settings;
 use crate::store::finish::{self, End, Return};
 use crate::store::row::Job;
-use crate::store::{claim, promote, registry};
+use crate::store::{claim, numbers, promote, registry};
 
 thread_local! {
     static WARNED: Cell<bool> = const { Cell::new(false) };
@@ -70,7 +71,7 @@ fn claim(
         }
         let jobs = claim::claim(queue, tasks.as_deref(), left, until)?;
         if until.is_none() {
-            at_commit::count(names::hash(queue), u64::try_from(jobs.len()).unwrap_or(0), 0);
+            numbers::changed_by(queue, Fact::Done, jobs.len());
         }
         // A lease has an end that the scheduler must know.
         if until.is_some() && !jobs.is_empty() {
@@ -136,7 +137,7 @@ fn complete(id: Option<i64>, attempt: Option<i32>, result: Option<Flat>) -> std:
 
 fn complete_one(id: i64, attempt: i32, result: Option<&Flat>) -> Result<bool> {
     let Some(job) = claim::take_held(id, attempt, rights::consumable()?.as_deref())? else { return Ok(false) };
-    at_commit::count(names::hash(&job.queue), 1, 0);
+    numbers::changed(&job.queue, Fact::Done, 1);
     let keep = registry::setting(&job.queue)?.keep_done.unwrap_or_else(settings::keep_done);
     if keep > Span::ZERO {
         let failures = job.failures;

@@ -13,7 +13,10 @@ use crate::pg::shmem::{self, slot_state};
 use crate::pg::text::Text;
 use crate::pg::{bgworker, clock, database, tamper, xact};
 use crate::settings;
-use crate::store::{counts, parking, registry};
+use crate::store::{counts, horizon, parking, registry};
+
+/// Whose transaction is open for so many seconds is worth a look: claims become slower by the minute.
+const OLD_SNAPSHOT: i32 = 300;
 
 struct Row {
     check: &'static str,
@@ -70,6 +73,7 @@ fn doctor() -> std::result::Result<
         journal(),
     ]);
     rows.extend(tables()?);
+    rows.extend(snapshots()?);
     rows.extend(parked(&held)?);
     rows.extend(paused(&held)?);
     Ok(TableIterator::new(rows.into_iter().map(|r| (r.check, r.ok, r.detail.into(), r.fix.map(Into::into)))))
@@ -136,6 +140,23 @@ fn tables() -> Result<Vec<Row>> {
     Ok(found
         .into_iter()
         .map(|f| row("tables untouched", false, format!("all queues stand still: {}", f.what), &f.fix))
+        .collect())
+}
+
+/// Dead rows that somebody could still see stay in the tables and in their indexes, and each claim passes them by.
+fn snapshots() -> Result<Vec<Row>> {
+    let holders = horizon::holders(OLD_SNAPSHOT)?;
+    if holders.is_empty() {
+        let detail = format!("no transaction here has been open for {} min", OLD_SNAPSHOT / 60);
+        return Ok(vec![row("old snapshots", true, detail, "")]);
+    }
+    let dead = horizon::dead_rows()?;
+    Ok(holders
+        .into_iter()
+        .map(|h| {
+            let detail = format!("{}: vacuum keeps what was deleted since; pgq.job has {dead} dead rows", h.who);
+            row("old snapshots", false, detail, &h.fix)
+        })
         .collect())
 }
 

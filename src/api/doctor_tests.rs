@@ -13,6 +13,7 @@ mod tests {
             [
                 "(\"crash journal\")",
                 "(enabled)",
+                "(\"old snapshots\")",
                 "(\"parked handlers\")",
                 "(\"paused queues\")",
                 "(preloaded)",

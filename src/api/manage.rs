@@ -136,7 +136,7 @@ fn retry(id: Option<i64>, execute_at: Option<TimestampWithTimeZone>) -> std::res
         Some(finished) if rights::reach(&[Access::Admin], &finished.queue)? => {}
         _ => return Ok(false),
     }
-    match history::retry(id, due.0, state.word())? {
+    match history::retry(id, due.0, state)? {
         Some(queue) => {
             at_commit::touch(names::hash(&queue));
             Ok(true)
@@ -172,7 +172,7 @@ fn purge(
     let age = older_than.map(|i| check::not_negative("older_than", i)).transpose()?.unwrap_or_default();
     let before = Micros(clock::now().saturating_sub(age.0));
     let gone = match (State::parse(state), Outcome::parse(state)) {
-        (Some(State::Ready | State::Scheduled), _) => history::purge_waiting(queue, state, before.0)?,
+        (Some(waiting @ (State::Ready | State::Scheduled)), _) => history::purge_waiting(queue, waiting, before.0)?,
         (_, Some(_)) => history::purge(queue, state, before.0)?,
         _ => {
             return Err(Error::argument(

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{check, rights, run};
 use crate::engine::access::Access;
+use crate::engine::deltas::Fact;
 use crate::engine::names;
 use crate::engine::state::State;
 use crate::engine::time::Micros;
@@ -18,7 +19,7 @@ use crate::pg::text::Text;
 use crate::pg::{at_commit, clock, encoding};
 use crate::settings;
 use crate::store::insert::{self, NewJob};
-use crate::store::{counts, key};
+use crate::store::{counts, key, numbers};
 
 /// What happens to a put whose key a waiting job has.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -125,7 +126,16 @@ fn store(job: &NewJob, conflict: OnConflict) -> Result<i64> {
             None => {}
         }
     }
-    insert::put(job)
+    let id = insert::put(job)?;
+    added(&job.queue, job.state, 1);
+    Ok(id)
+}
+
+/// So many jobs were put in the state of this word.
+fn added(queue: &str, state: &str, jobs: usize) {
+    if let Some(state) = State::parse(state) {
+        numbers::changed_by(queue, Fact::Live(state), jobs);
+    }
 }
 
 /// Wakes the workers at commit. Where there are none to be had, and only there, workers outside are told by
@@ -209,7 +219,9 @@ fn put_args(like: &NewJob, args: &Elements<'_>) -> Result<Vec<i64>> {
         largest = largest.max(element.len());
     }
     fits(i64::try_from(largest).unwrap_or(i64::MAX))?;
-    insert::bulk_put_args(like, args)
+    let ids = insert::bulk_put_args(like, args)?;
+    added(&like.queue, like.state, ids.len());
+    Ok(ids)
 }
 
 /// Puts the elements of `jobs`; the ids, and whether one is ready at once.
@@ -231,7 +243,11 @@ fn put_jobs(like: &NewJob, jobs: &Flat) -> Result<(Vec<i64>, bool)> {
         let ids: Result<Vec<i64>> = all.iter().map(|job| store(job, OnConflict::Keep)).collect();
         return Ok((ids?, ready));
     }
-    Ok((insert::bulk_put(&all)?, ready))
+    let due = all.iter().filter(|job| job.state == State::Ready.word()).count();
+    let ids = insert::bulk_put(&all)?;
+    added(&like.queue, State::Ready.word(), due);
+    added(&like.queue, State::Scheduled.word(), all.len() - due);
+    Ok((ids, ready))
 }
 
 /// Reads one element; or what is wrong with it, without its args.

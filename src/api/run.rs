@@ -8,18 +8,18 @@ use pgrx::prelude::*;
 
 use super::{check, rights};
 use crate::engine::access::Access;
-use crate::engine::names;
+use crate::engine::deltas::Fact;
 use crate::engine::state::{Outcome, State};
 use crate::engine::time::Span;
 use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
 use crate::pg::function::{Callable, Input, Shape};
 use crate::pg::report::ErrorReport;
-use crate::pg::{at_commit, context, log, user};
+use crate::pg::{context, log, user};
 use crate::settings;
 use crate::store::finish::{self, End};
 use crate::store::row::{current, Handler, Job};
-use crate::store::{claim, parking, registry};
+use crate::store::{claim, numbers, parking, registry};
 
 #[pg_extern(sql = false)]
 fn run(id: Option<i64>) -> std::result::Result<Option<Flat>, ErrorReport> {
@@ -115,7 +115,7 @@ fn here(handler: &Handler, callable: &mut Callable, id: i64) -> Result<Option<Fl
     let is_set = Shape::from_word(&handler.shape) == Shape::Jobs;
     let call = || context::watch_for_client(|| callable.call(&input, true));
     let result = if is_set { current::hidden(call) } else { current::during(&job, call) };
-    at_commit::count(names::hash(&job.queue), 1, 0);
+    numbers::changed(&job.queue, Fact::Done, 1);
     if handler.keep_done.unwrap_or_else(settings::keep_done) > Span::ZERO {
         let attempt = job.current_attempt();
         let result = result.as_ref().filter(|_| !is_set);

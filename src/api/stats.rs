@@ -8,21 +8,17 @@ use pgrx::prelude::*;
 
 use super::{check, rights};
 use crate::engine::access::Access;
-use crate::engine::names;
+use crate::engine::time::Micros;
 use crate::pg::report::ErrorReport;
 use crate::pg::shmem::{self, slot_state};
 use crate::pg::text::Text;
 use crate::pg::user::{self, Oid};
-use crate::pg::{database, tamper};
+use crate::pg::{clock, database, tamper};
 use crate::settings;
-use crate::store::{counts, parking, registry};
+use crate::store::{counts, numbers, parking, registry};
 
 fn moment(micros: i64) -> Option<TimestampWithTimeZone> {
     (micros != 0).then(|| TimestampWithTimeZone::try_from(micros).ok()).flatten()
-}
-
-fn signed(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 #[pg_extern(sql = false)]
@@ -60,11 +56,15 @@ fn stats(
     let changed = tamper::summary()?;
     let parked = parking::all(settings::allow_superuser_handlers())?;
     let mut rows = Vec::new();
-    for count in counts::stats(queue)? {
+    let fresh = Micros(clock::now().saturating_sub(settings::recount_interval().0));
+    let (counts, count_again) = counts::stats(queue, fresh.0)?;
+    if count_again && settings::enabled() {
+        numbers::ask();
+    }
+    for count in counts {
         if !held.allow(&rights::COUNTS, Some(&count.queue)) {
             continue;
         }
-        let (done, failed) = shared.map_or((0, 0), |s| s.counted(here, names::hash(&count.queue)));
         let mut workers = 0;
         let mut running = 0;
         if let Some(shared) = shared {
@@ -87,8 +87,8 @@ fn stats(
             running,
             count.dead,
             count.oldest_ready,
-            signed(done),
-            signed(failed),
+            count.done_total,
+            count.failed_total,
             since,
             workers,
             count.paused,

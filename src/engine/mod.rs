@@ -5,6 +5,7 @@
 pub mod access;
 pub mod backoff;
 pub mod deaths;
+pub mod deltas;
 pub mod journal;
 pub mod levels;
 pub mod names;
@@ -13,5 +14,6 @@ pub mod pace;
 pub mod parking;
 pub mod plan;
 pub mod sets;
+pub mod snapshot;
 pub mod state;
 pub mod time;

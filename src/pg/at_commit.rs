@@ -1,10 +1,11 @@
-//! What a transaction tells the workers when it has committed: which queues got jobs, what was finished.
+//! What a transaction tells the workers when it has committed: which queues got jobs. And whoever else must know how
+//! a transaction ended (`listen`).
 //!
 //! The callback is registered once a backend. It runs when the transaction is visible (xact.c,
 //! CallXactCallbacks after ProcArrayEndTransaction) and must not fail: it only does atomic operations
 //! and at most one SetLatch, however many jobs the transaction put.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering::SeqCst;
 
 use pgrx::pg_sys;
@@ -21,8 +22,55 @@ struct Pending {
     any: bool,
     all: bool,
     queues: [u64; TOUCHED],
-    /// (queue, done, failed)
-    counts: [(u64, u64, u64); TOUCHED],
+}
+
+/// Somebody who is told of the ends of this backend's transactions. None of these may fail, but `committing`.
+pub struct Listener {
+    /// About to commit; it may still fail.
+    pub committing: fn(),
+    /// Visible, this top-level transaction.
+    pub committed: fn(u64),
+    /// Rolled back.
+    pub aborted: fn(),
+    /// Prepared: whoever ends it tells nobody.
+    pub prepared: fn(),
+    /// The subtransaction of this level became part of its parent (true), or was rolled back.
+    pub nested: fn(i32, bool),
+}
+
+thread_local! {
+    static LISTENER: Cell<Option<&'static Listener>> = const { Cell::new(None) };
+}
+
+/// From now on `listener` is told; once a backend.
+pub fn listen(listener: &'static Listener) {
+    register();
+    if LISTENER.replace(Some(listener)).is_none() {
+        // SAFETY: a static function; once a backend.
+        unsafe { pg_sys::RegisterSubXactCallback(Some(nested), std::ptr::null_mut()) };
+    }
+}
+
+/// The level of the present subtransaction; 1 for the transaction itself.
+pub fn level() -> i32 {
+    // SAFETY: reads the stack of transactions of this backend.
+    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
+}
+
+/// # Safety
+/// Called by xact.c only, while the subtransaction that ends is the current one.
+unsafe extern "C-unwind" fn nested(
+    event: pg_sys::SubXactEvent::Type,
+    _: pg_sys::SubTransactionId,
+    _: pg_sys::SubTransactionId,
+    _: *mut std::ffi::c_void,
+) {
+    let Some(listener) = LISTENER.get() else { return };
+    match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => (listener.nested)(level(), true),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => (listener.nested)(level(), false),
+        _ => {}
+    }
 }
 
 thread_local! {
@@ -33,7 +81,6 @@ thread_local! {
             any: false,
             all: false,
             queues: [0; TOUCHED],
-            counts: [(0, 0, 0); TOUCHED],
         })
     };
 }
@@ -84,16 +131,6 @@ pub fn touch(queue: u64) {
     });
 }
 
-/// Jobs of a queue are finished when this transaction commits.
-pub fn count(queue: u64, done: u64, failed: u64) {
-    register();
-    PENDING.with_borrow_mut(|pending| {
-        if let Some(place) = pending.counts.iter_mut().find(|c| c.0 == queue || c.0 == 0) {
-            *place = (queue, place.1 + done, place.2 + failed);
-        }
-    });
-}
-
 fn register() {
     let (registered, known) =
         PENDING.with_borrow_mut(|p| (std::mem::replace(&mut p.registered, true), p.database.is_some()));
@@ -109,10 +146,32 @@ fn register() {
 /// # Safety
 /// Called by xact.c only.
 unsafe extern "C-unwind" fn callback(event: pg_sys::XactEvent::Type, _: *mut std::ffi::c_void) {
+    let listener = LISTENER.get();
     match event {
-        pg_sys::XactEvent::XACT_EVENT_COMMIT => finish(true, false),
-        pg_sys::XactEvent::XACT_EVENT_ABORT => finish(false, false),
-        pg_sys::XactEvent::XACT_EVENT_PREPARE => finish(false, true),
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => {
+            if let Some(listener) = listener {
+                (listener.committing)();
+            }
+        }
+        pg_sys::XactEvent::XACT_EVENT_COMMIT => {
+            if let Some(listener) = listener {
+                // SAFETY: reads a variable of xact.c, which is reset after the callbacks.
+                (listener.committed)(unsafe { pg_sys::GetTopFullTransactionIdIfAny() }.value);
+            }
+            finish(true, false);
+        }
+        pg_sys::XactEvent::XACT_EVENT_ABORT => {
+            if let Some(listener) = listener {
+                (listener.aborted)();
+            }
+            finish(false, false);
+        }
+        pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+            if let Some(listener) = listener {
+                (listener.prepared)();
+            }
+            finish(false, true);
+        }
         _ => {}
     }
 }
@@ -121,7 +180,7 @@ fn finish(committed: bool, prepared: bool) {
     PENDING.with(|pending| {
         // A borrow that is held is impossible here (nothing raises while it is); if it were, a lost hint is all.
         let Ok(mut pending) = pending.try_borrow_mut() else { return };
-        if !pending.any && pending.counts[0].0 == 0 {
+        if !pending.any {
             return;
         }
         // Not the entry that was found while the transaction ran: a scheduler that could not see the extension yet
@@ -135,17 +194,27 @@ fn finish(committed: bool, prepared: bool) {
                 entry.prepared.store(1, SeqCst);
             }
             if committed {
-                tell(&pending, entry, shared);
+                tell(&pending, entry);
             }
-            if pending.any && (committed || prepared) {
+            if committed || prepared {
                 call(shared, entry);
             }
         }
         pending.any = false;
         pending.all = false;
         pending.queues = [0; TOUCHED];
-        pending.counts = [(0, 0, 0); TOUCHED];
     });
+}
+
+/// Asks the scheduler of this database to look, outside of any transaction's end. Starts it where there is none.
+pub fn call_scheduler() {
+    if !ensure_workers() {
+        return;
+    }
+    let Some(shared) = shmem::shared() else { return };
+    if let Some(entry) = shared.database(database::current()) {
+        call(shared, entry);
+    }
 }
 
 /// Wakes the scheduler, or the launcher where there is none. An entry that was freed before the wake is seen to be
@@ -160,14 +229,11 @@ fn call(shared: &shmem::Shared, entry: &Database) {
     }
 }
 
-fn tell(pending: &Pending, entry: &Database, shared: &shmem::Shared) {
+fn tell(pending: &Pending, entry: &Database) {
     if pending.all {
         entry.touch_all();
     }
     for queue in pending.queues.iter().take_while(|q| **q != 0) {
         entry.touch(*queue);
-    }
-    for (queue, done, failed) in pending.counts.iter().take_while(|c| c.0 != 0) {
-        shared.count(entry.oid.load(SeqCst), *queue, *done, *failed);
     }
 }

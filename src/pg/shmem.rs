@@ -20,8 +20,6 @@ use super::{clock, hooks, latch};
 pub const DATABASES: usize = 64;
 /// Executors of one server: the upper bound of pgq.max_workers.
 pub const EXECUTORS: usize = 64;
-/// Queues that have counters of done and failed jobs.
-pub const COUNTERS: usize = 128;
 /// Queues that a database remembers as touched between two looks of its scheduler.
 pub const TOUCHED: usize = 16;
 
@@ -109,6 +107,59 @@ pub struct Database {
     pub quarantine: AtomicU32,
     /// 1 while the scheduler finds something on our tables that does not belong there (pg::tamper).
     pub tampered: AtomicU32,
+    /// What is known of the numbers of its queues.
+    pub numbers: Trust,
+}
+
+/// Whether the counters (pg::counters) are those of the tables. Zero: nobody has counted yet.
+#[repr(C)]
+pub struct Trust {
+    /// One more whenever something may have passed the counters by.
+    doubts: AtomicU32,
+    /// `doubts` + 1 as it was before the last count.
+    settled: AtomicU32,
+    /// The files of the tables that were counted: others after TRUNCATE.
+    files: AtomicU64,
+    /// When that was.
+    pub counted_at: AtomicI64,
+    /// 1 when somebody asks for a count.
+    pub wanted: AtomicU32,
+}
+
+impl Trust {
+    /// Something may have passed the counters by. Called in commit callbacks: cannot fail.
+    pub fn doubt(&self) {
+        self.doubts.fetch_add(1, SeqCst);
+    }
+
+    /// To be read before a count, for `settle`.
+    pub fn doubts(&self) -> u32 {
+        self.doubts.load(SeqCst)
+    }
+
+    /// The counters are what was counted in the tables of these files, if nothing was doubted since.
+    pub fn settle(&self, doubts: u32, files: u64, now: i64) {
+        self.files.store(files, SeqCst);
+        self.counted_at.store(now, SeqCst);
+        self.settled.store(doubts.wrapping_add(1), SeqCst);
+    }
+
+    /// May the counters be shown?
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(SeqCst) == self.doubts().wrapping_add(1)
+    }
+
+    /// And are these the files that were counted?
+    pub fn is_about(&self, files: u64) -> bool {
+        self.files.load(SeqCst) == files
+    }
+
+    fn forget(&self) {
+        self.settled.store(0, SeqCst);
+        self.doubts.store(0, SeqCst);
+        self.counted_at.store(0, SeqCst);
+        self.wanted.store(0, SeqCst);
+    }
 }
 
 impl Database {
@@ -202,20 +253,12 @@ pub struct Executor {
     pub left: AtomicU32,
 }
 
-/// Done and failed jobs of one queue since the server's start.
-#[repr(C)]
-struct Counter {
-    key: AtomicU64,
-    done: AtomicU64,
-    failed: AtomicU64,
-}
-
 /// The segment. All zero is its state at the start.
 #[repr(C)]
 pub struct Shared {
     magic: AtomicU64,
     lock: UnsafeCell<pg_sys::LWLock>,
-    /// When it was made: since when the counters count.
+    /// When it was made: since when the totals count.
     pub started_at: AtomicI64,
     /// The launcher.
     pub launcher: Place,
@@ -229,9 +272,10 @@ pub struct Shared {
     pub databases: [Database; DATABASES],
     /// The executors.
     pub executors: [Executor; EXECUTORS],
-    counters: [Counter; COUNTERS],
     /// How far jobs were handed out.
     pub(super) positions: [Position; POSITIONS],
+    /// The segment with the counters of the queues; zero while there is none.
+    pub counters: AtomicU32,
 }
 
 // SAFETY: all fields but `lock` are atomics, and the LWLock is made to be shared.
@@ -346,6 +390,7 @@ impl Shared {
             entry.take_touched();
             entry.quarantine.store(0, SeqCst);
             self.forget_positions(oid);
+            entry.numbers.forget();
             entry.oid.store(0, SeqCst);
             // After the oid: who calls later can see that the entry is no longer his database's.
             entry.scheduler.take_wake()
@@ -442,42 +487,6 @@ impl Shared {
     pub fn room(&self, most: usize) -> usize {
         let taken = self.executors.iter().filter(|e| e.state.load(SeqCst) != slot_state::FREE).count();
         most.saturating_sub(taken)
-    }
-
-    /// Adds to the counters of a queue. Called in commit callbacks: cannot fail; a queue too many is not counted.
-    pub fn count(&self, database: u32, queue: u64, done: u64, failed: u64) {
-        if let Some(counter) = self.counter(database, queue, true) {
-            counter.done.fetch_add(done, SeqCst);
-            counter.failed.fetch_add(failed, SeqCst);
-        }
-    }
-
-    /// (done, failed) of a queue since `started_at`.
-    pub fn counted(&self, database: u32, queue: u64) -> (u64, u64) {
-        self.counter(database, queue, false).map_or((0, 0), |c| (c.done.load(SeqCst), c.failed.load(SeqCst)))
-    }
-
-    fn counter(&self, database: u32, queue: u64, make: bool) -> Option<&Counter> {
-        let key = (queue ^ u64::from(database).wrapping_mul(0x9e37_79b9_7f4a_7c15)).max(1);
-        let start = usize::try_from(key % COUNTERS as u64).unwrap_or(0);
-        for step in 0..COUNTERS {
-            let counter = &self.counters[(start + step) % COUNTERS];
-            let seen = counter.key.load(SeqCst);
-            if seen == key {
-                return Some(counter);
-            }
-            if seen == 0 {
-                if !make {
-                    return None;
-                }
-                match counter.key.compare_exchange(0, key, SeqCst, SeqCst) {
-                    Ok(_) => return Some(counter),
-                    Err(other) if other == key => return Some(counter),
-                    Err(_) => {}
-                }
-            }
-        }
-        None
     }
 }
 

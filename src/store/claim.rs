@@ -3,7 +3,14 @@
 use crate::engine::time::Micros;
 use crate::error::Result;
 use crate::pg::spi::{Arg, Statement, Type};
+use crate::store::numbers;
 use crate::store::row::{job_columns, Job};
+
+/// The row of a job that was taken is gone.
+fn noted(job: Option<Job>) -> Option<Job> {
+    numbers::taken(job.as_slice());
+    job
+}
 
 /// Index: job_ready_idx, from its start in the order of the claim; locks the rows it deletes and skips those
 /// that somebody has. The paused flag is looked at once a statement. $4 are jobs to leave alone.
@@ -26,6 +33,7 @@ pub fn take(queue: &str, task: Option<&str>, n: usize, except: &[i64]) -> Result
     let n = i64::try_from(n).unwrap_or(i64::MAX);
     let args = [Arg::Text(queue), Arg::text(task), Arg::Bigint(n), Arg::Bigints(except)];
     let mut jobs = TAKE.rows(&args, Job::read)?;
+    numbers::taken(&jobs);
     // RETURNING promises no order.
     jobs.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.id));
     Ok(jobs)
@@ -48,7 +56,7 @@ static TAKE_QUARANTINED: Statement = Statement::by_index(
 
 /// Takes the best job of a handler's (queue, task) that is in quarantine, but none of `except`.
 pub fn take_quarantined(queue: &str, task: Option<&str>, except: &[i64]) -> Result<Option<Job>> {
-    TAKE_QUARANTINED.row(&[Arg::Text(queue), Arg::text(task), Arg::Bigints(except)], Job::read)
+    TAKE_QUARANTINED.row(&[Arg::Text(queue), Arg::text(task), Arg::Bigints(except)], Job::read).map(noted)
 }
 
 /// Index: job_ready_idx, as TAKE; locks nothing.
@@ -110,6 +118,10 @@ pub fn claim(queue: &str, tasks: Option<&[Option<String>]>, n: i64, until: Optio
         None => CLAIM.rows(&[Arg::Text(queue), tasks, Arg::Bigint(n)], Job::read)?,
         Some(until) => LEASE.rows(&[Arg::Text(queue), tasks, Arg::Bigint(n), Arg::Time(until.0)], Job::read)?,
     };
+    match until {
+        None => numbers::taken(&jobs),
+        Some(_) => numbers::leased(queue, jobs.len()),
+    }
     jobs.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.id));
     Ok(jobs)
 }
@@ -127,7 +139,7 @@ static TAKE_ONE: Statement = Statement::by_index(
 
 /// Takes the job of this id in whatever state it is, unless somebody has it.
 pub fn take_one(id: i64) -> Result<Option<Job>> {
-    TAKE_ONE.row(&[Arg::Bigint(id)], Job::read)
+    TAKE_ONE.row(&[Arg::Bigint(id)], Job::read).map(noted)
 }
 
 /// As TAKE_ONE, for a job that is ready and still belongs to (queue, task).
@@ -145,7 +157,7 @@ static TAKE_READY: Statement = Statement::by_index(
 
 /// Takes one ready job of a handler's.
 pub fn take_ready(id: i64, queue: &str, task: Option<&str>) -> Result<Option<Job>> {
-    TAKE_READY.row(&[Arg::Bigint(id), Arg::Text(queue), Arg::text(task)], Job::read)
+    TAKE_READY.row(&[Arg::Bigint(id), Arg::Text(queue), Arg::text(task)], Job::read).map(noted)
 }
 
 /// As TAKE_READY, for several jobs at once, and only what `take` would take too.
@@ -167,6 +179,7 @@ static TAKE_THESE: Statement = Statement::by_index(
 pub fn take_these(ids: &[i64], queue: &str, task: Option<&str>, except: &[i64]) -> Result<Vec<Job>> {
     let args = [Arg::Bigints(ids), Arg::Text(queue), Arg::text(task), Arg::Bigints(except)];
     let mut jobs = TAKE_THESE.rows(&args, Job::read)?;
+    numbers::taken(&jobs);
     jobs.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.id));
     Ok(jobs)
 }
@@ -193,7 +206,7 @@ static TAKE_HELD: Statement = Statement::by_index(
 
 /// Takes the job that (id, attempt) holds a lease of.
 pub fn take_held(id: i64, attempt: i32, queues: Queues<'_>) -> Result<Option<Job>> {
-    TAKE_HELD.row(&[Arg::Bigint(id), Arg::Int(attempt), queues_arg(queues)], Job::read)
+    TAKE_HELD.row(&[Arg::Bigint(id), Arg::Int(attempt), queues_arg(queues)], Job::read).map(noted)
 }
 
 /// As TAKE_ONE, for a job that waits and whose next attempt is $2.
@@ -211,7 +224,7 @@ static TAKE_WAITING: Statement = Statement::by_index(
 
 /// Takes the waiting job whose attempt would be `attempt`: after a claim that was rolled back.
 pub fn take_waiting(id: i64, attempt: i32, queues: Queues<'_>) -> Result<Option<Job>> {
-    TAKE_WAITING.row(&[Arg::Bigint(id), Arg::Int(attempt), queues_arg(queues)], Job::read)
+    TAKE_WAITING.row(&[Arg::Bigint(id), Arg::Int(attempt), queues_arg(queues)], Job::read).map(noted)
 }
 
 /// Index: job_ready_idx; as LEASE. A lease of our own does not end by time: infinity.
@@ -236,7 +249,9 @@ static LEASE_ONE: Statement = Statement::by_index(
 
 /// Leases the best job of a handler's (queue, task) to one of our executors.
 pub fn lease_one(queue: &str, task: Option<&str>, except: &[i64]) -> Result<Option<Job>> {
-    LEASE_ONE.row(&[Arg::Text(queue), Arg::text(task), Arg::Bigints(except)], Job::read)
+    let job = LEASE_ONE.row(&[Arg::Text(queue), Arg::text(task), Arg::Bigints(except)], Job::read)?;
+    numbers::leased(queue, job.iter().len());
+    Ok(job)
 }
 
 /// Index: job_pkey. The holder's own row: nobody else changes it but a forced cancel, which it then finds. The

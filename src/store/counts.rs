@@ -1,11 +1,17 @@
 //! Counting for stats, waiting, doctor and the scheduler's look.
 
+use std::collections::BTreeMap;
+
 use pgrx::datum::Interval;
 
+use crate::engine::deltas::{Fact, Numbers, COUNTABLE};
+use crate::engine::state::State;
 use crate::error::Result;
 use crate::pg::spi::{Arg, Statement, Type};
+use crate::store::numbers;
 
 /// One queue in numbers.
+#[derive(Default)]
 pub struct QueueCount {
     /// Its name.
     pub queue: String,
@@ -17,12 +23,22 @@ pub struct QueueCount {
     pub leased: i64,
     /// Dead jobs kept.
     pub dead: i64,
+    /// Runs that succeeded since the server's start.
+    pub done_total: i64,
+    /// Runs that failed since then.
+    pub failed_total: i64,
     /// How long the oldest ready job has been ready.
     pub oldest_ready: Option<Interval>,
     /// Was it paused?
     pub paused: bool,
     /// Handlers registered.
     pub handlers: i64,
+}
+
+impl QueueCount {
+    fn of(queue: String) -> Self {
+        QueueCount { queue, ..QueueCount::default() }
+    }
 }
 
 /// Reads both tables once; locks nothing.
@@ -52,8 +68,102 @@ static STATS: Statement = Statement::new(
     &[Type::Text],
 );
 
-/// All queues, or one.
-pub fn stats(queue: Option<&str>) -> Result<Vec<QueueCount>> {
+/// Counting so many rows costs no more than looking whether the counters are right.
+const FEW: i64 = 10_000;
+
+/// All queues, or one; and whether the tables should be counted, because nobody has since the moment `fresh`. By the
+/// counters where they are known to be right.
+pub fn stats(queue: Option<&str>, fresh: i64) -> Result<(Vec<QueueCount>, bool)> {
+    let known = numbers::known()?;
+    let rows = |numbers: &Numbers| numbers[..COUNTABLE].iter().sum::<i64>();
+    let all: i64 = known.queues.iter().map(|(_, numbers)| rows(numbers)).sum();
+    let fresh = known.settled && known.counted_at >= fresh;
+    let by_counters = known.settled && (fresh || all > FEW);
+    let mut counts = if by_counters { shown(queue, &known.queues)? } else { counted(queue)? };
+    let mut found = all;
+    for count in &mut counts {
+        if let Some((_, numbers)) = known.queues.iter().find(|(queue, _)| *queue == count.queue) {
+            count.done_total = numbers[Fact::Done.place()];
+            count.failed_total = numbers[Fact::Failed.place()];
+        }
+        found = found.max(count.ready + count.scheduled + count.leased + count.dead);
+    }
+    Ok((counts, !fresh && found > FEW))
+}
+
+/// Index: primary key of queue_setting, handler_queue_task_key; both tables are small.
+static FRAME: Statement = Statement::new(
+    "SELECT queue, COALESCE(set.paused, false), COALESCE(run.handlers, 0)
+       FROM (SELECT h.queue, pg_catalog.count(*) AS handlers
+               FROM pgq.handler AS h WHERE $1 IS NULL OR h.queue = $1 GROUP BY h.queue) AS run
+       FULL JOIN (SELECT s.queue, s.paused FROM pgq.queue_setting AS s WHERE $1 IS NULL OR s.queue = $1) AS set
+       USING (queue)",
+    &[Type::Text],
+);
+
+/// Looks at so many priorities of one queue at most, where there are few queues, and at so many of each of many.
+const LEVELS: (usize, usize) = (64, 4);
+/// And at so many in all, if that is not fewer: a look takes some 10 µs.
+const LOOKS: usize = 256;
+
+/// Index: job_ready_idx, two entries for each of $2 priorities of each queue, the lowest first: they wait longest.
+/// Locks nothing.
+static OLDEST: Statement = Statement::by_index(
+    "SELECT q.queue, GREATEST(pg_catalog.clock_timestamp() - l.oldest, '0'::pg_catalog.interval)
+       FROM pg_catalog.unnest($1) AS q (queue),
+            LATERAL (
+        WITH RECURSIVE level AS (
+            (SELECT j.priority FROM pgq.job AS j WHERE j.state = 'ready' AND j.queue = q.queue
+              ORDER BY j.priority, j.id DESC LIMIT 1)
+            UNION ALL
+            SELECT (SELECT j.priority FROM pgq.job AS j
+                     WHERE j.state = 'ready' AND j.queue = q.queue AND j.priority > p.priority
+                     ORDER BY j.priority, j.id DESC LIMIT 1)
+              FROM level AS p WHERE p.priority IS NOT NULL)
+        SELECT pg_catalog.min(GREATEST(f.execute_at, f.created_at)) AS oldest
+          FROM (SELECT level.priority FROM level WHERE level.priority IS NOT NULL LIMIT $2) AS p,
+               LATERAL (SELECT j.execute_at, j.created_at FROM pgq.job AS j
+                         WHERE j.state = 'ready' AND j.queue = q.queue AND j.priority = p.priority
+                         ORDER BY j.id LIMIT 1) AS f) AS l
+      WHERE l.oldest IS NOT NULL",
+    &[Type::Texts, Type::Bigint],
+);
+
+/// The numbers from the counters, the rest from the small tables and the index.
+fn shown(queue: Option<&str>, known: &[(String, Numbers)]) -> Result<Vec<QueueCount>> {
+    let mut counts: BTreeMap<String, QueueCount> = BTreeMap::new();
+    let frame = FRAME.rows(&[Arg::text(queue)], |row| {
+        let name: String = row.must(1)?;
+        Ok(QueueCount { paused: row.must(2)?, handlers: row.must(3)?, ..QueueCount::of(name) })
+    })?;
+    counts.extend(frame.into_iter().map(|count| (count.queue.clone(), count)));
+    for (name, numbers) in known.iter().filter(|(name, _)| queue.is_none_or(|queue| queue == name)) {
+        if numbers[..COUNTABLE].iter().all(|n| *n == 0) {
+            continue;
+        }
+        let count = counts.entry(name.clone()).or_insert_with(|| QueueCount::of(name.clone()));
+        // What is in flight may be added before what it was taken from.
+        let number = |fact: Fact| numbers[fact.place()].max(0);
+        count.ready = number(Fact::Live(State::Ready));
+        count.scheduled = number(Fact::Live(State::Scheduled));
+        count.leased = number(Fact::Live(State::Leased));
+        count.dead = number(Fact::Dead);
+    }
+    let ready: Vec<Option<String>> = counts.values().filter(|c| c.ready > 0).map(|c| Some(c.queue.clone())).collect();
+    if !ready.is_empty() {
+        let levels = i64::try_from((LOOKS / ready.len()).clamp(LEVELS.1, LEVELS.0)).unwrap_or(1);
+        let args = [Arg::Texts(&ready), Arg::Bigint(levels)];
+        for (name, oldest) in OLDEST.rows(&args, |row| Ok((row.must::<String>(1)?, row.get(2))))? {
+            if let Some(count) = counts.get_mut(&name) {
+                count.oldest_ready = oldest;
+            }
+        }
+    }
+    Ok(counts.into_values().collect())
+}
+
+/// Counts the tables.
+fn counted(queue: Option<&str>) -> Result<Vec<QueueCount>> {
     STATS.rows(&[Arg::text(queue)], |row| {
         Ok(QueueCount {
             queue: row.must(1)?,
@@ -64,6 +174,7 @@ pub fn stats(queue: Option<&str>) -> Result<Vec<QueueCount>> {
             oldest_ready: row.get(6),
             paused: row.must(7)?,
             handlers: row.must(8)?,
+            ..QueueCount::default()
         })
     })
 }

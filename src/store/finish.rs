@@ -3,13 +3,14 @@
 //! Every change of state is "take the row, then write it anew": the states are index predicates, so an
 //! UPDATE would be no cheaper, and one pair of statements serves executors, clients and people.
 
+use crate::engine::deltas::Fact;
 use crate::engine::state::{Outcome, State};
 use crate::engine::time::Micros;
 use crate::error::Result;
 use crate::pg::datum::Flat;
 use crate::pg::spi::{Arg, Statement, Type};
-use crate::store::key;
 use crate::store::row::Job;
+use crate::store::{key, numbers};
 
 /// Waits for nobody: the row of this id was deleted by this very transaction. Quarantine ends with an attempt, unless
 /// crashes were counted.
@@ -52,7 +53,9 @@ pub fn put_back(job: &Job, how: &Return<'_>) -> Result<()> {
         Arg::text(key),
         Arg::flat(how.error),
     ];
-    PUT_BACK.run(&args).map(|_| ())
+    PUT_BACK.run(&args)?;
+    numbers::changed(&job.queue, Fact::Live(how.state), 1);
+    Ok(())
 }
 
 /// Many at once, as they were; waits as PUT_BACK.
@@ -65,6 +68,9 @@ pub fn give_back(jobs: &[Job]) -> Result<()> {
     let rows: Vec<&Flat> = plain.iter().map(|job| job.row.as_ref()).collect();
     if !rows.is_empty() {
         GIVE_BACK.run(&[Arg::Rows(&rows)])?;
+        for job in plain {
+            numbers::changed(&job.queue, Fact::Live(job.state), 1);
+        }
     }
     for job in keyed {
         let (attempt, failures) = (job.attempt, job.failures);
@@ -92,9 +98,11 @@ static KEEP_SET: Statement = Statement::new(
     &[Type::Jobs],
 );
 
-/// Keeps a set of jobs as done, without results.
-pub fn keep_set(claimed_rows: &[&Flat]) -> Result<()> {
-    KEEP_SET.run(&[Arg::Rows(claimed_rows)]).map(|_| ())
+/// Keeps a set of a queue's jobs as done, without results.
+pub fn keep_set(queue: &str, claimed_rows: &[&Flat]) -> Result<()> {
+    KEEP_SET.run(&[Arg::Rows(claimed_rows)])?;
+    numbers::changed_by(queue, Fact::kept(Outcome::Done), claimed_rows.len());
+    Ok(())
 }
 
 /// How a job ended.
@@ -122,5 +130,7 @@ pub fn keep(job: &Job, end: &End<'_>) -> Result<()> {
         Arg::flat(end.result),
         Arg::flat(end.error),
     ];
-    KEEP.run(&args).map(|_| ())
+    KEEP.run(&args)?;
+    numbers::changed(&job.queue, Fact::kept(end.outcome), 1);
+    Ok(())
 }

@@ -2,11 +2,14 @@
 //! for the uncommitted delete of a running job, as long as that job runs. So producers of one key take
 //! turns by a transaction-level lock on (job table, hash of queue and key), and look.
 
+use crate::engine::deltas::Fact;
 use crate::engine::names;
+use crate::engine::state::State;
 use crate::error::Result;
 use crate::pg::extension;
 use crate::pg::spi::{Arg, Statement, Type};
 use crate::store::insert::NewJob;
+use crate::store::numbers;
 
 /// Waits for other producers of the key, for their commits only. `wait = false`: true when nobody has it.
 pub fn lock(queue: &str, key: &str, wait: bool) -> bool {
@@ -31,13 +34,15 @@ pub fn keep(queue: &str, key: &str) -> Result<Option<i64>> {
 
 /// Index: job_key_idx; locks the one row that it changes, or none.
 static REPLACE: Statement = Statement::by_index(
-    "UPDATE pgq.job AS j
-        SET task = $3, args = $4, priority = $5, execute_at = $6, state = $7, max_attempts = $8
-      WHERE j.ctid = ANY (ARRAY(
-            SELECT c.ctid FROM pgq.job AS c
+    "WITH waiting AS MATERIALIZED (
+            SELECT c.ctid AS place, c.state FROM pgq.job AS c
              WHERE c.queue = $1 AND c.key = $2 AND (c.state = 'ready' OR c.state = 'scheduled')
-             LIMIT 1 FOR UPDATE SKIP LOCKED))
-     RETURNING j.id",
+             LIMIT 1 FOR UPDATE SKIP LOCKED)
+     UPDATE pgq.job AS j
+        SET task = $3, args = $4, priority = $5, execute_at = $6, state = $7, max_attempts = $8
+       FROM waiting AS w
+      WHERE j.ctid = w.place
+     RETURNING j.id, w.state",
     &[Type::Text, Type::Text, Type::Text, Type::Jsonb, Type::Int, Type::Time, Type::Text, Type::Int],
 );
 
@@ -53,7 +58,15 @@ pub fn replace(key: &str, job: &NewJob) -> Result<Option<i64>> {
         Arg::Text(job.state),
         Arg::int(job.max_attempts),
     ];
-    REPLACE.row(&args, |row| row.must(1))
+    let replaced = REPLACE.row(&args, |row| Ok((row.must::<i64>(1)?, row.must::<String>(2)?)))?;
+    Ok(replaced.map(|(id, was)| {
+        for (state, n) in [(was.as_str(), -1), (job.state, 1)] {
+            if let Some(state) = State::parse(state) {
+                numbers::changed(&job.queue, Fact::Live(state), n);
+            }
+        }
+        id
+    }))
 }
 
 /// Index: job_key_idx; locks nothing.

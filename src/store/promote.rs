@@ -1,10 +1,12 @@
 //! What time does: scheduled jobs become due, leases end.
 
+use crate::engine::deltas::Fact;
 use crate::engine::state::State;
 use crate::engine::time::Micros;
 use crate::error::Result;
 use crate::pg::spi::{Arg, Statement, Type};
 use crate::store::finish::{self, Return};
+use crate::store::numbers;
 use crate::store::row::{job_columns, Job};
 
 /// Index: job_due_idx from its start; locks the rows it changes, skips those that somebody has.
@@ -21,7 +23,13 @@ static PROMOTE: Statement = Statement::by_index(
 
 /// Makes up to `most` scheduled jobs that are due ready, of one queue or of all; their queues.
 pub fn promote(now: Micros, queue: Option<&str>, most: i64) -> Result<Vec<String>> {
-    PROMOTE.rows(&[Arg::Time(now.0), Arg::text(queue), Arg::Bigint(most)], |row| row.must(1))
+    let queues: Vec<String> =
+        PROMOTE.rows(&[Arg::Time(now.0), Arg::text(queue), Arg::Bigint(most)], |row| row.must(1))?;
+    for queue in &queues {
+        numbers::changed(queue, Fact::Live(State::Scheduled), -1);
+        numbers::changed(queue, Fact::Live(State::Ready), 1);
+    }
+    Ok(queues)
 }
 
 /// Index: job_due_idx; takes (deletes) the rows, which the caller writes anew.
@@ -40,7 +48,9 @@ static TAKE_ENDED: Statement = Statement::by_index(
 
 /// Takes up to `most` jobs whose lease ended.
 pub fn take_ended(now: Micros, queue: Option<&str>, most: i64) -> Result<Vec<Job>> {
-    TAKE_ENDED.rows(&[Arg::Time(now.0), Arg::text(queue), Arg::Bigint(most)], Job::read)
+    let jobs = TAKE_ENDED.rows(&[Arg::Time(now.0), Arg::text(queue), Arg::Bigint(most)], Job::read)?;
+    numbers::taken(&jobs);
+    Ok(jobs)
 }
 
 /// Index: job_due_idx, its end (infinity); locks nothing.
@@ -72,6 +82,7 @@ static TAKE_HERE: Statement = Statement::by_index(
 /// key by now.
 pub fn give_back(id: i64, now: Micros) -> Result<Option<String>> {
     let Some(job) = TAKE_HERE.row(&[Arg::Bigint(id)], Job::read)? else { return Ok(None) };
+    numbers::taken(std::slice::from_ref(&job));
     let (attempt, failures) = (job.attempt, job.failures);
     finish::put_back(&job, &Return { state: State::Ready, execute_at: now, attempt, failures, error: None })?;
     Ok(Some(job.queue))

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use super::executor::{Ran, Worker, GONE};
 use super::parking;
+use crate::engine::deltas::Fact;
 use crate::engine::names;
 use crate::engine::pace::Plan;
 use crate::engine::state::{is_passing, Outcome};
@@ -22,6 +23,7 @@ use crate::pg::{at_commit, clock, extension, hooks, log, shmem, timeout, xact};
 use crate::settings;
 use crate::store::claim;
 use crate::store::finish::{self, End};
+use crate::store::numbers;
 use crate::store::row::{Handler, Job};
 
 /// Jobs in company may hold each other up for so many batch times, counted from the claim; then the transaction
@@ -239,7 +241,7 @@ impl Worker {
     }
 
     fn done(&self, batch: &Batch<'_>, job: &Job, result: Option<&crate::pg::datum::Flat>) -> Result<(), Caught> {
-        at_commit::count(names::hash(&job.queue), 1, 0);
+        numbers::changed(&job.queue, Fact::Done, 1);
         if batch.keep {
             let attempt = job.current_attempt();
             let end = End { outcome: Outcome::Done, attempt, failures: job.failures, result, error: None };

@@ -6,17 +6,18 @@
 
 use super::executor::{Ran, Worker, GONE};
 use super::parking;
-use crate::engine::names;
+use crate::engine::deltas::Fact;
 use crate::engine::state::{Outcome, State};
 use crate::engine::time::Span;
 use crate::observe;
 use crate::outcome::{self, Failure};
 use crate::pg::function::{Input, Shape};
 use crate::pg::xact::Caught;
-use crate::pg::{at_commit, clock, encoding, extension, hooks, latch, portal, timeout, xact};
+use crate::pg::{clock, encoding, extension, hooks, latch, portal, timeout, xact};
 use crate::settings;
 use crate::store::claim;
 use crate::store::finish::{self, End};
+use crate::store::numbers;
 use crate::store::row::{Handler, Job};
 
 /// How often the end of a run is tried to be recorded when that fails with an error.
@@ -148,7 +149,7 @@ impl Worker {
             };
             match ended {
                 Ok(()) => {
-                    at_commit::count(names::hash(&job.queue), 1, 0);
+                    numbers::changed(&job.queue, Fact::Done, 1);
                     if handler.keep_done.unwrap_or_else(settings::keep_done) > Span::ZERO {
                         let (attempt, failures) = (held.attempt, held.failures);
                         let end = End { outcome: Outcome::Done, attempt, failures, result: None, error: None };

@@ -11,6 +11,7 @@
 use std::cell::Cell;
 use std::sync::atomic::Ordering::SeqCst;
 
+use super::count::Counting;
 use super::deaths::Watch;
 use super::journal;
 use super::parking::Parking;
@@ -57,6 +58,7 @@ struct Scheduler {
     watch: Watch,
     complaint: Option<String>,
     parking: Parking,
+    counting: Counting,
 }
 
 /// What one look found.
@@ -94,6 +96,7 @@ pub fn run(argument: i32) {
         watch: Watch::default(),
         complaint: None,
         parking: Parking::default(),
+        counting: Counting::default(),
     };
     scheduler.parking.adopt(shared, oid);
     scheduler.work();
@@ -155,6 +158,9 @@ impl Scheduler {
                 self.complain(format!("a handler could not be parked: {} {}", error.sqlstate, error.message));
             }
             self.staff(&seen.handlers, now);
+            if let Err(error) = self.counting.look(&self.entry.numbers, self.extension, now) {
+                self.complain(format!("the jobs could not be counted: {} {}", error.sqlstate, error.message));
+            }
             if self.may_leave(&seen, now) {
                 self.publish(self.parking.back_at(seen.next_due, now));
                 return;

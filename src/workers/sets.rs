@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::batch::Batch;
 use super::executor::{Ran, Worker, GONE};
 use super::parking;
+use crate::engine::deltas::Fact;
 use crate::engine::names;
 use crate::engine::pace::Plan;
 use crate::engine::sets::{fitting, MAX_SET};
@@ -26,7 +27,7 @@ use crate::pg::xact::Caught;
 use crate::pg::{activity, at_commit, clock, extension, hooks, timeout, xact};
 use crate::settings;
 use crate::store::row::{current, Handler, Job};
-use crate::store::{claim, finish};
+use crate::store::{claim, finish, numbers};
 
 /// Which jobs a set is made of.
 enum Wanted {
@@ -156,9 +157,9 @@ impl Worker {
         }
         called?;
         self.scratch.empty();
-        at_commit::count(names::hash(&batch.handler.queue), u64::try_from(jobs.len()).unwrap_or(0), 0);
+        numbers::changed_by(&batch.handler.queue, Fact::Done, jobs.len());
         if batch.keep {
-            finish::keep_set(&rows)?;
+            finish::keep_set(&batch.handler.queue, &rows)?;
         }
         let took = Micros(clock::now()).since(Micros(began));
         for job in jobs {

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod hooked;
 pub mod ledger;
 pub mod markdown;
+pub mod numbers;
 pub mod process;
 pub mod psql;
 pub mod random;

@@ -51,7 +51,7 @@ pub fn compare(client: &mut Client, world: &mut World) -> Result<(), String> {
     if settings != world.settings {
         return Err(format!("settings {settings:?}, expected {:?}", world.settings));
     }
-    Ok(())
+    crate::numbers::compare(client)
 }
 
 fn job(row: &Row) -> Job {
