@@ -93,7 +93,7 @@ impl Sizes {
         };
         let seconds = options.seconds.unwrap_or(if options.is_quick { 1 } else { 2 });
         let rounds = options.rounds.unwrap_or(if options.is_quick { 3 } else { 5 });
-        let pairs = options.pairs.or(options.rounds).unwrap_or(if options.is_quick { 10 } else { 30 });
+        let pairs = options.pairs.or(options.rounds).unwrap_or(if options.is_quick { 8 } else { 30 });
         let bulks = if options.is_quick { vec![100_000] } else { vec![100_000, 1_000_000] };
         Sizes {
             rounds: usize::try_from(rounds).unwrap_or(5),

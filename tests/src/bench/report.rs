@@ -175,7 +175,8 @@ impl Report {
                 Outcome::NotAvailable => "NOT AVAILABLE",
                 Outcome::Shown => "",
             };
-            let _ = writeln!(text, "{title:<60} {:>8.3}  {ends:<15} {bound:<14} {outcome}", check.value);
+            let value = if check.value.is_nan() { "-".into() } else { format!("{:.3}", check.value) };
+            let _ = writeln!(text, "{title:<60} {value:>8}  {ends:<15} {bound:<14} {outcome}");
         }
         text
     }

@@ -90,25 +90,45 @@ fn fill(stage: &mut Stage, backlog: &mut Backlog) {
     }
 }
 
-/// Drains at least `window` jobs and stops: how many were done in how many seconds after the first commit.
-fn burst(stage: &mut Stage, backlog: &mut Backlog, window: u64) -> (f64, f64) {
+/// Drains at least `window` jobs and stops: what was done in the seconds after the first commit, and
+/// what such a part of the drain cost.
+fn burst(stage: &mut Stage, backlog: &mut Backlog, window: u64) -> Sample {
     if backlog.missing > 0 {
         add(stage, backlog.missing);
         backlog.missing = 0;
     }
     sql(&mut stage.client, "TRUNCATE effect");
     let began = super::stage::now();
-    sql(&mut stage.client, "SELECT pgq.resume('deep')");
     let reached = format!("SELECT count(*) >= {window} FROM effect");
-    wait_until(PATIENCE, "the window to be drained", || one(&mut stage.client, &reached));
-    sql(&mut stage.client, "SELECT pgq.pause('deep')");
-    stage.wait_idle();
-    backlog.missing = stage.ledger("effect") as u64;
+    let cost = metered(stage, |stage| {
+        sql(&mut stage.client, "SELECT pgq.resume('deep')");
+        wait_until(PATIENCE, "the window to be drained", || one(&mut stage.client, &reached));
+        sql(&mut stage.client, "SELECT pgq.pause('deep')");
+        stage.wait_idle();
+        (0.0, 0.0)
+    });
+    let drained = stage.ledger("effect");
+    backlog.missing = drained as u64;
     let commits = "SELECT extract(epoch FROM at)::float8, count(*) FROM
                    (SELECT pg_xact_commit_timestamp(xmin) AS at FROM effect) done GROUP BY at ORDER BY at";
     let rows = stage.client.query(commits, &[]).expect("the commits of effects");
     let commits: Vec<(f64, f64)> = rows.iter().map(|row| (row.get(0), row.get::<_, i64>(1) as f64)).collect();
-    between(&commits, window as f64, began)
+    let (jobs, seconds) = between(&commits, window as f64, began);
+    let part = jobs / drained;
+    Sample { jobs, seconds, cpu: cost.cpu * part, wal: cost.wal * part, commits: cost.commits * part }
+}
+
+/// One sample: some drains.
+fn take(stage: &mut Stage, backlog: &mut Backlog, window: u64) -> Sample {
+    stage.enter(backlog.database);
+    let bursts = (0..BURSTS).map(|_| burst(stage, backlog, window));
+    bursts.fold(Sample::default(), |sum, burst| Sample {
+        jobs: sum.jobs + burst.jobs,
+        seconds: sum.seconds + burst.seconds,
+        cpu: sum.cpu + burst.cpu,
+        wal: sum.wal + burst.wal,
+        commits: sum.commits + burst.commits,
+    })
 }
 
 /// Jobs and seconds from the first commit to the one with which the window is full; from the
@@ -139,13 +159,8 @@ pub fn run(bench: &mut Bench) {
     }
     stage.checkpoint();
     let window = bench.sizes.window;
-    let samples = bench.alternate("drain at depth", bench.sizes.pairs, &ARMS.map(|arm| arm), |arm| {
-        stage.enter(backlogs[arm].database);
-        metered(&mut stage, |stage| {
-            let bursts = (0..BURSTS).map(|_| burst(stage, &mut backlogs[arm], window));
-            bursts.fold((0.0, 0.0), |sum, burst| (sum.0 + burst.0, sum.1 + burst.1))
-        })
-    });
+    let samples =
+        bench.alternate("drain at depth", bench.sizes.pairs, &ARMS, |arm| take(&mut stage, &mut backlogs[arm], window));
     for backlog in &backlogs {
         stage.enter(backlog.database);
         let left: i64 = one(&mut stage.client, "SELECT count(*) FROM pgq.job WHERE state = 'ready'");
@@ -176,8 +191,6 @@ fn tell(bench: &mut Bench, samples: &[Vec<Sample>], [ones, hundreds]: &[Vec<Vec<
     for (arm, name) in ARMS.iter().enumerate() {
         let mut row = Row::new("W5", &format!("drain, waiting {name}"), "jobs/s").of(&samples[arm]);
         (row.one, row.hundred) = (Some(rate(&ones[arm])), Some(rate(&hundreds[arm])));
-        // Costs are those of whole bursts, the rate is that of a part of each: they do not belong together.
-        row.costs = None;
         bench.report.rows.push(row);
         let bars = [("pgq", &samples[arm]), ("hand-written n=1", &ones[arm]), ("hand-written n=100", &hundreds[arm])];
         let bars = bars.map(|(name, of)| (name, rate(of)));
@@ -185,10 +198,9 @@ fn tell(bench: &mut Bench, samples: &[Vec<Sample>], [ones, hundreds]: &[Vec<Vec<
     }
     for (arm, least) in [(1, None), (2, Some(0.9)), (3, Some(0.95))] {
         let what = format!("waiting {}, to {}", ARMS[arm], ARMS[0]);
-        let pairs = super::report::ratios(&samples[arm], &samples[0], Sample::rate);
         match least {
-            Some(least) => bench.report.check_ratios("W5", &what, &pairs, least),
-            None => bench.report.show("W5", &what, super::figures::median(&pairs)),
+            Some(least) => bench.report.check_pairs("W5", &what, (&samples[arm], &samples[0]), least),
+            None => bench.report.show("W5", &what, rate(&samples[arm]) / rate(&samples[0])),
         }
         bench.report.show("W5", &format!("hand n=1, {what}"), rate(&ones[arm]) / rate(&ones[0]));
         bench.report.show("W5", &format!("hand n=100, {what}"), rate(&hundreds[arm]) / rate(&hundreds[0]));

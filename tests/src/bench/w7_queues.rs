@@ -52,9 +52,10 @@ fn single(stage: &mut Stage, jobs: u64) -> Sample {
 pub fn run(bench: &mut Bench) {
     let mut stage = Stage::new(2);
     register(&mut stage);
-    let (jobs, pairs) = (bench.sizes.jobs, bench.sizes.pairs);
+    // Half of a drain of W3: there are many pairs, and each has to be filled.
+    let (jobs, pairs) = (bench.sizes.jobs / 2, bench.sizes.pairs);
     // Every handler is known by then: what they run alone at first is not in what is measured.
-    many(&mut stage, jobs.max(100 * QUEUES * TASKS).min(2 * jobs));
+    many(&mut stage, 2 * jobs);
     single(&mut stage, jobs.min(20_000));
     stage.checkpoint();
     let samples = bench.alternate("drain of queues", pairs, &["pgq 2,000 handlers", "pgq one"], |arm| match arm {
@@ -64,8 +65,7 @@ pub fn run(bench: &mut Bench) {
     let (of_many, of_one) = (&samples[0], &samples[1]);
     bench.report.rows.push(Row::new("W7", "drain, 100 queues, 20 handlers each", "jobs/s").of(of_many));
     bench.report.rows.push(Row::new("W7", "drain, one queue, one handler", "jobs/s").of(of_one));
-    let ratios = super::report::ratios(of_many, of_one, Sample::rate);
-    bench.report.check_ratios("W7", "100 queues, to one", &ratios, 0.8);
+    bench.report.check_pairs("W7", "100 queues, to one", (of_many, of_one), 0.8);
     let bars = [("pgq, 100 queues, 20 handlers each", rate(of_many)), ("pgq, one queue, one handler", rate(of_one))];
     bench.report.chart("W7 drain of many queues", "jobs/s", &bars);
 }
