@@ -2,6 +2,7 @@
 //! show what ran how often, waits with deadlines, and the checker of the house's rules. It drives
 //! servers from outside, through sockets and signals; it never links the extension.
 
+pub mod bench;
 pub mod calls;
 pub mod crasher;
 pub mod disk;
