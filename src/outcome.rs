@@ -41,7 +41,7 @@ pub fn failed(job: &Job, error: &Caught, how: &Failure) -> Result<Word> {
     let kept = as_json(error);
     let now = Micros(clock::now());
     let noise = u64::try_from(now.0).unwrap_or(0) ^ u64::try_from(job.id).unwrap_or(0).wrapping_mul(0x9e37_79b9);
-    at_commit::touch(names::hash(&job.queue));
+    at_commit::call_at_commit(names::hash(&job.queue));
     match verdict {
         Verdict::Retry { counted } => {
             let failures = job.failures.saturating_add(i32::from(counted));
@@ -54,6 +54,9 @@ pub fn failed(job: &Job, error: &Caught, how: &Failure) -> Result<Word> {
             });
             let due = now.after(wait);
             let state = if wait <= Span::ZERO { State::Ready } else { State::Scheduled };
+            if state == State::Ready {
+                at_commit::give_back(names::hash(&job.queue), job.id);
+            }
             finish::put_back(job, &Return { state, execute_at: due, attempt, failures, error: kept.as_ref() })?;
             numbers::changed(&job.queue, Fact::Failed, i64::from(counted));
             let next = format!("{failures} of {} failures, next try in {} ms", retry.max_attempts, wait.as_millis());
@@ -89,7 +92,7 @@ pub fn crashed(job: Job, server: bool) -> Result<Word> {
     };
     let kept = as_json(&error);
     let failures = job.failures;
-    at_commit::touch(names::hash(&job.queue));
+    at_commit::call_at_commit(names::hash(&job.queue));
     numbers::changed(&job.queue, Fact::Failed, 1);
     if n >= most {
         finish::keep(&job, &End { outcome: Outcome::Dead, attempt, failures, result: None, error: kept.as_ref() })?;

@@ -76,7 +76,7 @@ fn put(
         max_attempts: check::at_least_one("max_attempts", max_attempts)?,
     };
     let id = store(&job, conflict)?;
-    announce(queue, state == State::Ready)?;
+    announce(queue, state == State::Ready, id)?;
     if settings::eager() && state == State::Ready {
         run::eager(id)?;
     }
@@ -140,8 +140,8 @@ fn added(queue: &str, state: &str, jobs: usize) {
 
 /// Wakes the workers at commit. Where there are none to be had, and only there, workers outside are told by
 /// this transaction itself.
-fn announce(queue: &str, ready: bool) -> Result<()> {
-    at_commit::touch(names::hash(queue));
+fn announce(queue: &str, ready: bool, from: i64) -> Result<()> {
+    at_commit::touch_from(names::hash(queue), from);
     let looked_after = settings::enabled() && at_commit::ensure_workers();
     if ready && !looked_after && counts::notifies(queue)? {
         counts::notify(&[Some(queue.into())])?;
@@ -205,7 +205,7 @@ fn bulk_put(
         }
     };
     if !ids.is_empty() {
-        announce(queue, ready)?;
+        announce(queue, ready, ids.iter().copied().min().unwrap_or(i64::MIN))?;
     }
     Ok(SetOfIterator::new(ids))
 }

@@ -22,6 +22,9 @@ struct Pending {
     any: bool,
     all: bool,
     queues: [u64; TOUCHED],
+    /// Jobs of this queue from this id on are there when it has committed: what was handed out begins there again.
+    lows: [(u64, i64); TOUCHED],
+    low_of_all: bool,
 }
 
 /// Somebody who is told of the ends of this backend's transactions. None of these may fail, but `committing`.
@@ -81,6 +84,8 @@ thread_local! {
             any: false,
             all: false,
             queues: [0; TOUCHED],
+            lows: [(0, 0); TOUCHED],
+            low_of_all: false,
         })
     };
 }
@@ -119,8 +124,28 @@ pub fn ensure_launcher() -> bool {
     bgworker::start(&bgworker::LAUNCHER)
 }
 
-/// A queue gets jobs when this transaction commits.
+/// A queue gets jobs, whichever, when this transaction commits.
 pub fn touch(queue: u64) {
+    touch_from(queue, i64::MIN);
+}
+
+/// A queue gets jobs from this id on when this transaction commits.
+pub fn touch_from(queue: u64, id: i64) {
+    give_back(queue, id);
+    call_at_commit(queue);
+}
+
+/// The same, and nobody is called: by the scheduler, which looks anyway.
+pub fn give_back(queue: u64, id: i64) {
+    register();
+    PENDING.with_borrow_mut(|pending| match pending.lows.iter_mut().find(|l| l.0 == queue || l.0 == 0) {
+        Some(place) => *place = (queue, if place.0 == queue { place.1.min(id) } else { id }),
+        None => pending.low_of_all = true,
+    });
+}
+
+/// The workers look at a queue when this transaction has committed, though it has no new jobs for them at once.
+pub fn call_at_commit(queue: u64) {
     register();
     PENDING.with_borrow_mut(|pending| {
         pending.any = true;
@@ -180,7 +205,7 @@ fn finish(committed: bool, prepared: bool) {
     PENDING.with(|pending| {
         // A borrow that is held is impossible here (nothing raises while it is); if it were, a lost hint is all.
         let Ok(mut pending) = pending.try_borrow_mut() else { return };
-        if !pending.any {
+        if !pending.any && pending.lows[0].0 == 0 {
             return;
         }
         // Not the entry that was found while the transaction ran: a scheduler that could not see the extension yet
@@ -194,15 +219,17 @@ fn finish(committed: bool, prepared: bool) {
                 entry.prepared.store(1, SeqCst);
             }
             if committed {
-                tell(&pending, entry);
+                tell(&pending, entry, shared);
             }
-            if committed || prepared {
+            if pending.any && (committed || prepared) {
                 call(shared, entry);
             }
         }
         pending.any = false;
         pending.all = false;
         pending.queues = [0; TOUCHED];
+        pending.lows = [(0, 0); TOUCHED];
+        pending.low_of_all = false;
     });
 }
 
@@ -229,7 +256,14 @@ fn call(shared: &shmem::Shared, entry: &Database) {
     }
 }
 
-fn tell(pending: &Pending, entry: &Database) {
+fn tell(pending: &Pending, entry: &Database, shared: &shmem::Shared) {
+    let own = database::current();
+    if pending.low_of_all {
+        shared.lower_all(own);
+    }
+    for (queue, from) in pending.lows.iter().take_while(|low| low.0 != 0) {
+        shared.lower(own, *queue, *from);
+    }
     if pending.all {
         entry.touch_all();
     }

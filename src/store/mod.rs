@@ -18,6 +18,7 @@ pub mod numbers;
 pub mod parking;
 pub mod promote;
 pub mod quarantine;
+pub mod ready;
 pub mod registry;
 pub mod rights;
 pub mod row;

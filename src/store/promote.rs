@@ -6,7 +6,7 @@ use crate::engine::time::Micros;
 use crate::error::Result;
 use crate::pg::spi::{Arg, Statement, Type};
 use crate::store::finish::{self, Return};
-use crate::store::numbers;
+use crate::store::{numbers, ready};
 use crate::store::row::{job_columns, Job};
 
 /// Index: job_due_idx from its start; locks the rows it changes, skips those that somebody has.
@@ -17,19 +17,20 @@ static PROMOTE: Statement = Statement::by_index(
              WHERE c.state = 'scheduled' AND (c.state = 'scheduled' OR c.state = 'leased') AND c.execute_at <= $1
                AND ($2 IS NULL OR c.queue = $2)
              ORDER BY c.execute_at LIMIT $3 FOR UPDATE SKIP LOCKED))
-     RETURNING j.queue",
+     RETURNING j.queue, j.id",
     &[Type::Time, Type::Text, Type::Bigint],
 );
 
 /// Makes up to `most` scheduled jobs that are due ready, of one queue or of all; their queues.
 pub fn promote(now: Micros, queue: Option<&str>, most: i64) -> Result<Vec<String>> {
-    let queues: Vec<String> =
-        PROMOTE.rows(&[Arg::Time(now.0), Arg::text(queue), Arg::Bigint(most)], |row| row.must(1))?;
-    for queue in &queues {
+    let jobs: Vec<(String, i64)> = PROMOTE
+        .rows(&[Arg::Time(now.0), Arg::text(queue), Arg::Bigint(most)], |row| Ok((row.must(1)?, row.must(2)?)))?;
+    for (queue, id) in &jobs {
+        ready::returns(queue, *id);
         numbers::changed(queue, Fact::Live(State::Scheduled), -1);
         numbers::changed(queue, Fact::Live(State::Ready), 1);
     }
-    Ok(queues)
+    Ok(jobs.into_iter().map(|(queue, _)| queue).collect())
 }
 
 /// Index: job_due_idx; takes (deletes) the rows, which the caller writes anew.
@@ -84,6 +85,7 @@ pub fn give_back(id: i64, now: Micros) -> Result<Option<String>> {
     let Some(job) = TAKE_HERE.row(&[Arg::Bigint(id)], Job::read)? else { return Ok(None) };
     numbers::taken(std::slice::from_ref(&job));
     let (attempt, failures) = (job.attempt, job.failures);
+    ready::returns(&job.queue, id);
     finish::put_back(&job, &Return { state: State::Ready, execute_at: now, attempt, failures, error: None })?;
     Ok(Some(job.queue))
 }

@@ -5,28 +5,29 @@ use pgrx::datum::Interval;
 use crate::error::Result;
 use crate::pg::datum::Flat;
 use crate::pg::spi::{Arg, Statement, Type};
+use crate::store::ready;
 use crate::store::row::{handler_columns, Handler};
 
-/// Handlers whose queue is not paused, with their ready jobs counted up to $2; all of them, uncounted, where $2 is
-/// zero. Index: job_ready_idx, at most $2 entries a handler; locks nothing.
-static HANDLERS: Statement = Statement::by_index(
+/// Locks nothing; handlers are few.
+static HANDLERS: Statement = Statement::new(
     concat!(
         "SELECT ",
         handler_columns!(),
-        ", (SELECT pg_catalog.count(*) FROM (
-                SELECT FROM pgq.job AS j
-                 WHERE j.queue = h.queue AND j.state = 'ready' AND j.task IS NOT DISTINCT FROM h.task
-                 LIMIT $2) AS bounded)
+        ", 0::bigint
            FROM pgq.handler AS h LEFT JOIN pgq.queue_setting AS s ON s.queue = h.queue
-          WHERE ($1 = 0::pg_catalog.oid OR h.run_as_oid = $1) AND ($2 = 0 OR NOT COALESCE(s.paused, false))"
+          WHERE ($1 = 0::pg_catalog.oid OR h.run_as_oid = $1) AND ($2 OR NOT COALESCE(s.paused, false))"
     ),
-    &[Type::Oid, Type::Bigint],
+    &[Type::Oid, Type::Bool],
 );
 
-/// The handlers of a role (0: of all), with their ready jobs counted up to `bound`; with bound 0 those of paused
-/// queues too. Whether they may run is `store::parking`'s to say.
+/// The handlers of a role (0: of all), with their ready jobs counted up to `bound`; with bound 0 uncounted, and those
+/// of paused queues too. Whether they may run is `store::parking`'s to say.
 pub fn handlers(role: u32, bound: i64) -> Result<Vec<Handler>> {
-    HANDLERS.rows(&[Arg::Oid(role), Arg::Bigint(bound)], Handler::read)
+    let mut handlers = HANDLERS.rows(&[Arg::Oid(role), Arg::Bool(bound == 0)], Handler::read)?;
+    if bound > 0 {
+        ready::count(&mut handlers, bound)?;
+    }
+    Ok(handlers)
 }
 
 /// Index: handler_queue_task_key; locks nothing.

@@ -6,6 +6,7 @@ use crate::engine::state::State;
 use crate::engine::time::{Micros, Span};
 use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
+use crate::pg::scan::{Field, Found};
 use crate::pg::spi::Row;
 
 /// Column numbers of pgq.job that we change in a row value.
@@ -74,6 +75,26 @@ impl Job {
             execute_at: Micros(row.must(12)?),
             crashes: row.must(13)?,
             is_quarantined: row.must(14)?,
+        })
+    }
+
+    /// The row that a walk is at, of this queue and task: ready, and in no quarantine.
+    pub fn of_row(row: &Found<'_>, queue: &str, task: Option<&str>) -> Result<Self> {
+        Ok(Job {
+            id: row.must(Field::Id)?,
+            queue: queue.into(),
+            task: task.map(Into::into),
+            attempt: row.must(Field::Attempt)?,
+            failures: row.must(Field::Failures)?,
+            max_attempts: row.get(Field::MaxAttempts),
+            priority: row.must(Field::Priority)?,
+            state: State::Ready,
+            args: row.must(Field::Args)?,
+            row: Rc::new(row.row()),
+            key: row.get(Field::Key),
+            execute_at: Micros(row.must(Field::ExecuteAt)?),
+            crashes: row.must(Field::Crashes)?,
+            is_quarantined: false,
         })
     }
 

@@ -24,6 +24,7 @@ use crate::settings;
 use crate::store::claim;
 use crate::store::finish::{self, End};
 use crate::store::numbers;
+use crate::store::ready;
 use crate::store::row::{Handler, Job};
 
 /// Jobs in company may hold each other up for so many batch times, counted from the claim; then the transaction
@@ -35,10 +36,19 @@ const COMPANY_LIMIT: i64 = 8;
 pub(super) struct Progress {
     /// Jobs claimed.
     claimed: usize,
+    /// The smallest of their ids.
+    first: Option<i64>,
     /// The job that runs, until all have run.
     current: Option<(i64, i64)>,
     /// (took, succeeded) of each that ran.
     runs: Vec<(Span, bool)>,
+}
+
+impl Progress {
+    fn claimed(&mut self, jobs: &[Job]) {
+        self.claimed = jobs.len();
+        self.first = jobs.iter().map(|job| job.id).min();
+    }
 }
 
 /// What the run of a batch needs to know.
@@ -118,7 +128,7 @@ impl Worker {
             Self::cancel(job)?;
             return Ok(0);
         }
-        batch.progress.borrow_mut().claimed = jobs.len();
+        batch.progress.borrow_mut().claimed(&jobs);
         if jobs.len() > 1 {
             let limit = settings::batch_time().times(COMPANY_LIMIT);
             let limit = self.job_limit(batch.handler).map_or(limit, |own| own.min(limit));
@@ -141,7 +151,8 @@ impl Worker {
         for (n, job) in jobs.iter().enumerate() {
             if n > 0 && Micros(clock::now()) > until {
                 finish::give_back(&jobs[n..])?;
-                at_commit::touch(names::hash(&batch.handler.queue));
+                let first = jobs[n..].iter().map(|job| job.id).min().unwrap_or(i64::MIN);
+                at_commit::touch_from(names::hash(&batch.handler.queue), first);
                 return Ok(n);
             }
             self.run_one(batch, callable, job, jobs.len() > 1)?;
@@ -158,7 +169,7 @@ impl Worker {
                     return Ok(vec![job]);
                 }
             }
-            return Ok(claim::take(queue, task, batch.plan.jobs, &self.spoken_for())?);
+            return Ok(ready::take(queue, task, batch.plan.jobs, &self.spoken_for())?);
         }
         for id in wanted {
             if let Some(job) = claim::take_ready(*id, queue, task)? {
@@ -276,6 +287,8 @@ impl Worker {
     /// The transaction is gone and its jobs are there again. Who is to blame?
     fn rolled_back(&mut self, batch: &Batch<'_>, progress: &Progress, error: &Caught) -> Ran {
         let handler = batch.handler;
+        // Where it failed before we know what it took, anything may be there again.
+        ready::given_back(&handler.queue, progress.first.unwrap_or(i64::MIN));
         if error.sqlstate == GONE {
             return Ran::Gone;
         }

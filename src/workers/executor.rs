@@ -139,6 +139,8 @@ fn note_death() {
 fn leave() {
     let (Some(shared), Some(slot)) = (shmem::shared(), MINE.get()) else { return };
     let database = slot.database.load(SeqCst);
+    // What it had taken is there again.
+    shared.lower_all(database);
     let generation = slot.generation.load(SeqCst);
     if slot.leave.load(SeqCst) != 0 {
         slot.left.store(generation, SeqCst);
@@ -213,7 +215,6 @@ impl Worker {
     /// session would start with other settings.
     fn look(&mut self) -> Result<Option<Vec<Handler>>, Caught> {
         let (database, role, known) = (self.database, self.role, self.extension);
-        let busy = i64::try_from(shmem::EXECUTORS).unwrap_or(64) + 1;
         let mut mark = None;
         let (extension, handlers) = xact::run(|| {
             mark = Some(session::settings_mark(database, role));
@@ -221,7 +222,7 @@ impl Worker {
             if oid == 0 || !extension::lock(oid) {
                 return Ok((oid, None));
             }
-            Ok((oid, parking::of_role(role, busy)?))
+            Ok((oid, parking::of_role(role, 1)?))
         })?;
         self.extension = extension;
         let changed = mark.is_some_and(|mark| self.wear.changed(mark));

@@ -27,7 +27,7 @@ use crate::pg::{activity, bgworker, clock, database, extension, guc, hooks, latc
 use crate::settings;
 use crate::store::intruders::{self, Wanted};
 use crate::store::row::Handler;
-use crate::store::{self, counts, history, promote, registry};
+use crate::store::{self, counts, history, promote, ready, registry};
 
 /// The most rows one statement promotes, ends or prunes.
 const PORTION: i64 = 1_000;
@@ -41,6 +41,8 @@ const ROOM_EVERY: Span = Span::from_millis(1_000);
 const CLOSED_FOR: Span = Span::from_millis(10_000);
 /// How often it is looked whether an extension that somebody wants to drop is still here.
 const DROP_PAUSE: Span = Span::from_millis(250);
+/// How often it is looked from the very start for jobs that the remembered positions missed; a little under the poll.
+const MISSED_EVERY: Span = Span::from_millis(900);
 
 thread_local! {
     static MINE: Cell<Option<&'static Database>> = const { Cell::new(None) };
@@ -58,6 +60,8 @@ struct Scheduler {
     watch: Watch,
     complaint: Option<String>,
     parking: Parking,
+    /// When the last look from the very start ended, and how long it took.
+    missed: (Micros, Span),
     counting: Counting,
 }
 
@@ -96,6 +100,7 @@ pub fn run(argument: i32) {
         watch: Watch::default(),
         complaint: None,
         parking: Parking::default(),
+        missed: (Micros(0), Span::ZERO),
         counting: Counting::default(),
     };
     scheduler.parking.adopt(shared, oid);
@@ -355,9 +360,23 @@ impl Scheduler {
             history::prune(before(settings::keep_done()), before(settings::keep_dead()), PORTION * 10)?;
         }
         self.entry.quarantine.store(store::quarantine::any()?.into(), SeqCst);
+        self.find_missed(now)?;
         let (handlers, again) = self.parking.admit(registry::handlers(0, BOUND)?, self.shared, self.oid);
         let next_due = [promote::next_due()?, again].into_iter().flatten().min();
         Ok(Seen { handlers, next_due, more })
+    }
+
+    /// The guarantee behind the remembered positions: at the latest after a second, or after twenty times as long as it
+    /// took, it is looked from the very start.
+    fn find_missed(&mut self, now: Micros) -> Result<(), Caught> {
+        let (ended, took) = self.missed;
+        if now.since(ended) >= took.times(20).max(MISSED_EVERY) {
+            let began = Micros(clock::now());
+            ready::find_missed(&registry::handlers(0, 0)?)?;
+            let ended = Micros(clock::now());
+            self.missed = (ended, ended.since(began));
+        }
+        Ok(())
     }
 
     /// COMMIT PREPARED tells nobody: while this database has prepared transactions, and once after, every queue
@@ -368,6 +387,7 @@ impl Scheduler {
         let noted = self.entry.prepared.swap(0, SeqCst) != 0 || self.had_prepared;
         if noted {
             self.entry.touch_all();
+            self.shared.lower_all(self.oid);
         }
         if noted || first {
             self.had_prepared = counts::has_prepared()?;
@@ -406,9 +426,7 @@ impl Scheduler {
                     .executors_of(self.oid)
                     .filter(|(_, e)| e.handler.load(SeqCst) == h.id && has_job(e))
                     .count();
-                // Until its commit a function's running job still looks ready; a procedure's is leased.
-                let counted = if h.is_procedure { 0 } else { running };
-                let ready = usize::try_from(h.ready).unwrap_or(0).saturating_sub(counted);
+                let ready = usize::try_from(h.ready).unwrap_or(0);
                 let limit = plan::handler_limit(h.concurrency, workers);
                 Demand { role: h.role, ready, running, limit, held: self.watch.holds(h.role, now) }
             })

@@ -27,7 +27,7 @@ use crate::pg::xact::Caught;
 use crate::pg::{activity, at_commit, clock, extension, hooks, timeout, xact};
 use crate::settings;
 use crate::store::row::{current, Handler, Job};
-use crate::store::{claim, finish, numbers};
+use crate::store::{claim, finish, numbers, ready};
 
 /// Which jobs a set is made of.
 enum Wanted {
@@ -224,6 +224,7 @@ impl Worker {
 
     /// The transaction is gone and its jobs are there again. Who is to blame?
     fn set_rolled_back(&mut self, handler: &Handler, wanted: &Wanted, call: &Call, error: &Caught) -> Ran {
+        ready::given_back(&handler.queue, call.ids.iter().copied().min().unwrap_or(i64::MIN));
         if error.sqlstate == GONE {
             return Ran::Gone;
         }
