@@ -17,7 +17,7 @@ pub const DATABASE: &str = "bench";
 pub const ROLE: &str = "app";
 
 /// How long a drain may take before the workload fails.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Made in each database besides the extension. The bare table is pgq's own without pgq.
 const OBJECTS: &str = "
