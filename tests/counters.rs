@@ -132,6 +132,15 @@ fn some_calls(client: &mut Client, rng: &mut Rng) {
     }
 }
 
+/// Ends the calls also when the test fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 fn many_calls(server: &Server, over: &AtomicBool, first_seed: u64) {
     std::thread::scope(|scope| {
         for seed in 0..4 {
@@ -169,6 +178,7 @@ fn a_count_in_the_middle_of_commits_is_exact() {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| many_calls(&server, &over, 11));
+        let _end = End(&over);
         let mut client = server.connect("counters");
         for n in 0..4 {
             // By hand, in a queue that no call touches: a count has seen it when stats shows it.
@@ -184,7 +194,6 @@ fn a_count_in_the_middle_of_commits_is_exact() {
             set(&mut client, "pgq.recount_interval", "1d");
             std::thread::sleep(Duration::from_secs(1));
         }
-        over.store(true, Ordering::SeqCst);
     });
     stop(&mut client);
     same(&mut client);
@@ -221,7 +230,8 @@ fn after_a_crash_and_a_restart_the_tables_are_counted_first() {
     }
     let victim: i32 = one(&mut client, "SELECT pg_backend_pid()");
     server.kill_9(u32::try_from(victim).expect("a pid"));
-    server.wait_ready();
+    wait_until(PATIENCE, "the crash", || server.log().contains("all server processes terminated"));
+    wait_until(PATIENCE, "the server", || server.try_connect("counters", "postgres").is_ok());
     client = server.connect("counters");
     assert_eq!(compare(&mut client), Ok(()));
     settle(&mut client);

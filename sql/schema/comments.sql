@@ -207,7 +207,7 @@ Returns the reason, for people to read.
 Example: SELECT pgq.waiting(4711);$$;
 
 COMMENT ON FUNCTION pgq.stats(text) IS
-$$Counts the jobs of a queue, or of each queue.
+$$Shows how many jobs a queue has, or each queue. Costs the number of queues, not of jobs.
 Returns for each queue its ready, scheduled, leased and dead jobs, those that executors run now (until the commit also counted as ready or leased), the age of the oldest ready one, the jobs done and failed since the time in since, its executors, whether it is paused, why handlers are parked, and how many handlers it has.
 Example: SELECT queue, ready, running, dead FROM pgq.stats();$$;
 

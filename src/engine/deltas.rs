@@ -145,7 +145,7 @@ impl Deltas {
         self.notes.truncate(first);
     }
 
-    /// Forgets all, but not the room for it unless that is much.
+    /// Forgets all, but keeps the room for it.
     pub fn clear(&mut self) {
         self.notes.clear();
         self.lost = false;

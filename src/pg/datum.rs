@@ -119,21 +119,12 @@ impl Flat {
     /// # Safety
     /// `tuple` must be a row of the table whose descriptor `desc` is, readable during the call.
     pub(super) unsafe fn of_tuple(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc) -> Self {
-        // SAFETY: the caller's promise. What stands in other pages is fetched by heap_copy_tuple_as_datum; else the
-        // copy gets the three fields in which a datum differs from a row on its page, as that function sets them.
+        // SAFETY: the caller's promise. Only that function knows all in which a datum differs from a row on its page:
+        // minor releases added to it.
         unsafe {
-            if u32::from((*(*tuple).t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL != 0 {
-                let datum = pg_sys::heap_copy_tuple_as_datum(tuple, desc);
-                let copy = Flat::copy(datum);
-                pg_sys::pfree(datum.cast_mut_ptr());
-                return copy;
-            }
-            let length = (*tuple).t_len as usize;
-            let mut copy = Flat::of_bytes((*tuple).t_data.cast(), length);
-            let header: *mut pg_sys::HeapTupleHeaderData = copy.0.as_mut_ptr().cast();
-            pgrx::set_varsize_4b(header.cast(), i32::try_from(length).unwrap_or(0));
-            (*header).t_choice.t_datum.datum_typeid = (*desc).tdtypeid;
-            (*header).t_choice.t_datum.datum_typmod = (*desc).tdtypmod;
+            let datum = pg_sys::heap_copy_tuple_as_datum(tuple, desc);
+            let copy = Flat::of_bytes(datum.cast_mut_ptr(), pgrx::varsize_any(datum.cast_mut_ptr()));
+            pg_sys::pfree(datum.cast_mut_ptr());
             copy
         }
     }

@@ -48,6 +48,20 @@ pub fn between_jobs() {
     unsafe { pg_sys::QueryCancelPending = 0 };
 }
 
+/// Lets others go on for so long; the latch stays as it is.
+pub fn pause(millis: i64) {
+    let events = pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    // SAFETY: no latch is waited for, which WaitLatch allows where a timeout is given (latch.h).
+    unsafe {
+        pg_sys::WaitLatch(
+            std::ptr::null_mut(),
+            i32::try_from(events).unwrap_or(0),
+            millis.max(0),
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+    }
+}
+
 /// Takes the latch back. What is set after this ends the next wait at once.
 pub fn reset() {
     // SAFETY: our own latch.

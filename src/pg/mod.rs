@@ -34,6 +34,7 @@ pub mod spi;
 pub mod tamper;
 pub mod text;
 pub mod timeout;
+pub mod trust;
 pub mod user;
 pub mod xact;
 

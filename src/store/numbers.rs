@@ -13,9 +13,10 @@ use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::pg::at_commit::{self, Listener};
 use crate::pg::counters::{self, Change};
-use crate::pg::shmem::{self, Trust};
+use crate::pg::shmem;
 use crate::pg::spi::Statement;
-use crate::pg::{database, xact};
+use crate::pg::trust::Trust;
+use crate::pg::{database, guc, xact};
 use crate::store::counts;
 use crate::store::row::Job;
 
@@ -242,6 +243,9 @@ impl Count {
         let mut snapshot = None;
         let mut queues = Vec::new();
         let mut nameless = false;
+        // The server's parallel workers are for others: this is not urgent.
+        let nest = guc::Nest::open();
+        nest.set(c"max_parallel_workers_per_gather", c"0");
         COUNT.rows(&[], |row| {
             let Some(queue) = row.get::<String>(1) else {
                 snapshot = row.get::<String>(2).and_then(|text| Snapshot::parse(&text));
@@ -254,6 +258,7 @@ impl Count {
             }
             Ok(())
         })?;
+        nest.close();
         let snapshot = snapshot.ok_or_else(|| Error::Internal("a count without its snapshot".into()))?;
         self.counted = Some(Counted { files, snapshot, queues });
         Ok(!nameless)
