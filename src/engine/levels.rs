@@ -67,14 +67,8 @@ mod tests {
 
     #[test]
     fn known_priorities_begin_where_they_were_left_and_the_rest_at_its_start() {
-        let expected = [
-            between(i32::MAX, 6),
-            of(0, 5, 70),
-            between(4, 1),
-            of(1, 0, 90),
-            of(2, -1, 7),
-            between(-2, i32::MIN),
-        ];
+        let expected =
+            [between(i32::MAX, 6), of(0, 5, 70), between(4, 1), of(1, 0, 90), of(2, -1, 7), between(-2, i32::MIN)];
         assert_eq!(pieces(&[level(5, 70), level(0, 90), level(-1, 7)]), expected);
     }
 

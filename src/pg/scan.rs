@@ -165,8 +165,7 @@ impl Jobs {
         unsafe {
             let mut keys = [pg_sys::ScanKeyData::default(); KEYS.len()];
             for ((key, (field, strategy, procedure)), value) in keys.iter_mut().zip(KEYS).zip(values) {
-                let collation =
-                    if field == Field::Queue { pg_sys::C_COLLATION_OID } else { pg_sys::InvalidOid };
+                let collation = if field == Field::Queue { pg_sys::C_COLLATION_OID } else { pg_sys::InvalidOid };
                 pg_sys::ScanKeyEntryInitialize(
                     key,
                     0,
@@ -263,9 +262,8 @@ impl<'jobs> Found<'jobs> {
             return true;
         }
         // SAFETY: look-ups in this process and in the array of processes.
-        let held = unsafe {
-            !pg_sys::TransactionIdIsCurrentTransactionId(xmax) && pg_sys::TransactionIdIsInProgress(xmax)
-        };
+        let held =
+            unsafe { !pg_sys::TransactionIdIsCurrentTransactionId(xmax) && pg_sys::TransactionIdIsInProgress(xmax) };
         if held {
             self.jobs.holder.set(xmax);
         }
@@ -354,8 +352,7 @@ unsafe fn is_ready_index(index: pg_sys::Relation) -> bool {
                 return false;
             }
         }
-        *(*index).rd_indcollation == pg_sys::C_COLLATION_OID
-            && is_state_ready(pg_sys::RelationGetIndexPredicate(index))
+        *(*index).rd_indcollation == pg_sys::C_COLLATION_OID && is_state_ready(pg_sys::RelationGetIndexPredicate(index))
     }
 }
 

@@ -6,8 +6,8 @@ use crate::engine::time::Micros;
 use crate::error::Result;
 use crate::pg::spi::{Arg, Statement, Type};
 use crate::store::finish::{self, Return};
-use crate::store::{numbers, ready};
 use crate::store::row::{job_columns, Job};
+use crate::store::{numbers, ready};
 
 /// Index: job_due_idx from its start; locks the rows it changes, skips those that somebody has.
 static PROMOTE: Statement = Statement::by_index(

@@ -56,7 +56,8 @@ pub fn take(queue: &str, task: Option<&str>, n: usize, except: &[i64]) -> Result
         Ok(if candidates.len() < n { Seen::Passed } else { Seen::Last })
     })?;
     met.iter().for_each(|priority| shared.make_position(key, *priority));
-    let taken: Vec<Job> = candidates.into_iter().filter_map(|(place, job)| jobs.delete(&place).then_some(job)).collect();
+    let taken: Vec<Job> =
+        candidates.into_iter().filter_map(|(place, job)| jobs.delete(&place).then_some(job)).collect();
     jobs.close();
     numbers::taken(&taken);
     Ok(taken)

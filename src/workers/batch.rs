@@ -326,7 +326,6 @@ impl Worker {
     /// A job failed, or would not end, among others: it runs alone next, and nobody else takes it before.
     fn blame_in_company(&mut self, handler: &Handler, id: i64, took: Span, error: &Caught) {
         let held_up = timeout::expired();
-        log::line(&format!("XXX {id} {error:?} {took:?}"));
         let excused = held_up || self.is_cancelled(id) || is_passing(&error.sqlstate);
         self.clear_job();
         let pace = self.pace(handler);
