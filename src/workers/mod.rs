@@ -7,6 +7,7 @@ pub mod executor;
 mod hands;
 mod journal;
 pub mod launcher;
+mod missed;
 pub mod parking;
 pub mod procedure;
 mod quarantine;

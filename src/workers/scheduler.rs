@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::count::Counting;
 use super::deaths::Watch;
 use super::journal;
+use super::missed::Missed;
 use super::parking::Parking;
 use super::quarantine::{self, Dead};
 use crate::engine::names;
@@ -27,7 +28,7 @@ use crate::pg::{activity, bgworker, clock, database, extension, guc, hooks, latc
 use crate::settings;
 use crate::store::intruders::{self, Wanted};
 use crate::store::row::Handler;
-use crate::store::{self, counts, history, promote, ready, registry};
+use crate::store::{self, counts, history, promote, registry};
 
 /// The most rows one statement promotes, ends or prunes.
 const PORTION: i64 = 1_000;
@@ -41,8 +42,6 @@ const ROOM_EVERY: Span = Span::from_millis(1_000);
 const CLOSED_FOR: Span = Span::from_millis(10_000);
 /// How often it is looked whether an extension that somebody wants to drop is still here.
 const DROP_PAUSE: Span = Span::from_millis(250);
-/// How often it is looked from the very start for jobs that the remembered positions missed; a little under the poll.
-const MISSED_EVERY: Span = Span::from_millis(900);
 
 thread_local! {
     static MINE: Cell<Option<&'static Database>> = const { Cell::new(None) };
@@ -60,8 +59,7 @@ struct Scheduler {
     watch: Watch,
     complaint: Option<String>,
     parking: Parking,
-    /// When the last look from the very start ended, and how long it took.
-    missed: (Micros, Span),
+    missed: Missed,
     counting: Counting,
 }
 
@@ -100,7 +98,7 @@ pub fn run(argument: i32) {
         watch: Watch::default(),
         complaint: None,
         parking: Parking::default(),
-        missed: (Micros(0), Span::ZERO),
+        missed: Missed::default(),
         counting: Counting::default(),
     };
     scheduler.parking.adopt(shared, oid);
@@ -360,23 +358,10 @@ impl Scheduler {
             history::prune(before(settings::keep_done()), before(settings::keep_dead()), PORTION * 10)?;
         }
         self.entry.quarantine.store(store::quarantine::any()?.into(), SeqCst);
-        self.find_missed(now)?;
+        self.missed.look(now)?;
         let (handlers, again) = self.parking.admit(registry::handlers(0, BOUND)?, self.shared, self.oid);
         let next_due = [promote::next_due()?, again].into_iter().flatten().min();
         Ok(Seen { handlers, next_due, more })
-    }
-
-    /// The guarantee behind the remembered positions: at the latest after a second, or after twenty times as long as it
-    /// took, it is looked from the very start.
-    fn find_missed(&mut self, now: Micros) -> Result<(), Caught> {
-        let (ended, took) = self.missed;
-        if now.since(ended) >= took.times(20).max(MISSED_EVERY) {
-            let began = Micros(clock::now());
-            ready::find_missed(&registry::handlers(0, 0)?)?;
-            let ended = Micros(clock::now());
-            self.missed = (ended, ended.since(began));
-        }
-        Ok(())
     }
 
     /// COMMIT PREPARED tells nobody: while this database has prepared transactions, and once after, every queue
