@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use pgrx::datum::Interval;
 
 use crate::engine::deltas::{Fact, Numbers, COUNTABLE};
+use crate::engine::names;
 use crate::engine::state::State;
 use crate::error::Result;
 use crate::pg::spi::{Arg, Statement, Type};
@@ -198,6 +199,30 @@ static READY_QUEUES: Statement = Statement::by_index(
 /// The queues that have ready jobs, and whether outside workers are to be told.
 pub fn ready_queues() -> Result<Vec<(String, bool)>> {
     READY_QUEUES.rows(&[], |row| Ok((row.must(1)?, row.must(2)?)))
+}
+
+/// Locks nothing; both tables are small.
+static QUIET: Statement = Statement::new(
+    "SELECT DISTINCT h.queue FROM pgq.handler AS h LEFT JOIN pgq.queue_setting AS s ON s.queue = h.queue
+      WHERE NOT COALESCE(s.notify, false)",
+    &[],
+);
+
+/// Of the queues that got jobs, by hash or by name, or of all, those whose outside workers are to be told. Where all of
+/// them have a handler here, that is known without a walk over the ready jobs, which under an old snapshot is one over
+/// all that were done since.
+pub fn to_tell(touched: &[u64], all: bool, named: &[String]) -> Result<Vec<Option<String>>> {
+    if touched.is_empty() && !all && named.is_empty() {
+        return Ok(Vec::new());
+    }
+    let quiet: Vec<String> = QUIET.rows(&[], |row| row.must(1))?;
+    let is_quiet = |hash: &u64| quiet.iter().any(|queue| names::hash(queue) == *hash);
+    if !all && touched.iter().all(is_quiet) && named.iter().all(|queue| quiet.contains(queue)) {
+        return Ok(Vec::new());
+    }
+    let is_news = |queue: &String| all || named.contains(queue) || touched.contains(&names::hash(queue));
+    let ready = ready_queues()?.into_iter();
+    Ok(ready.filter(|(queue, notifies)| *notifies && is_news(queue)).map(|(queue, _)| Some(queue)).collect())
 }
 
 /// Locks nothing of ours; NOTIFY itself is sent at commit.

@@ -26,4 +26,6 @@ pub mod row;
 #[cfg(any(test, feature = "pg_test"))]
 mod parking_tests;
 #[cfg(any(test, feature = "pg_test"))]
+mod ready_tests;
+#[cfg(any(test, feature = "pg_test"))]
 mod statements_tests;

@@ -17,7 +17,6 @@ use super::journal;
 use super::missed::Missed;
 use super::parking::Parking;
 use super::quarantine::{self, Dead};
-use crate::engine::names;
 use crate::engine::plan::{self, Demand, Pool};
 use crate::engine::time::{Micros, Span};
 use crate::outcome;
@@ -383,16 +382,7 @@ impl Scheduler {
     /// NOTIFY for each queue that got ready jobs since the last look, once however many.
     fn tell_outside(&self, queues: &[String]) -> Result<(), Caught> {
         let (touched, all) = self.entry.take_touched();
-        if touched.is_empty() && !all && queues.is_empty() {
-            return Ok(());
-        }
-        let mut told: Vec<Option<String>> = Vec::new();
-        for (queue, notifies) in counts::ready_queues()? {
-            let news = all || queues.contains(&queue) || touched.contains(&names::hash(&queue));
-            if notifies && news {
-                told.push(Some(queue));
-            }
-        }
+        let told = counts::to_tell(&touched, all, queues)?;
         if !told.is_empty() {
             counts::notify(&told)?;
         }

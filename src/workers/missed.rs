@@ -1,0 +1,31 @@
+//! The guarantee behind the remembered positions (`pg::positions`, which are hints): a look from the very start. By the
+//! scheduler, so that it is one process's work however many executors there are, and so that it goes on while all of
+//! them are in long jobs. It walks over dead entries too, as long as the oldest snapshot keeps them: so it takes at most
+//! a twentieth of the time.
+
+use crate::engine::time::{Micros, Span};
+use crate::error::Result;
+use crate::pg::clock;
+use crate::store::{ready, registry};
+
+/// How often at most; a little under the scheduler's poll.
+const EVERY: Span = Span::from_millis(900);
+/// Not sooner than so many times as long as it took.
+const SHARE: i64 = 20;
+
+/// When the last such look ended, and how long it took.
+#[derive(Default)]
+pub(super) struct Missed(Option<(Micros, Span)>);
+
+impl Missed {
+    /// Looks if it is time to.
+    pub(super) fn look(&mut self, now: Micros) -> Result<()> {
+        if self.0.is_none_or(|(ended, took)| now.since(ended) >= took.times(SHARE).max(EVERY)) {
+            let began = Micros(clock::now());
+            ready::find_missed(&registry::handlers(0, 0)?)?;
+            let ended = Micros(clock::now());
+            self.0 = Some((ended, ended.since(began)));
+        }
+        Ok(())
+    }
+}
