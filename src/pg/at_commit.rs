@@ -269,5 +269,6 @@ fn tell(pending: &Pending, entry: &Database, shared: &shmem::Shared) {
     }
     for queue in pending.queues.iter().take_while(|q| **q != 0) {
         entry.touch(*queue);
+        shared.wake_idle_of(own, *queue);
     }
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::Se
 use super::shmem::Shared;
 
 /// Positions of one server. Who finds no room walks from the start.
-pub const POSITIONS: usize = 128;
+pub const POSITIONS: usize = 192;
 /// Priorities of one handler that have one: a priority used as a timestamp must not take them all.
 const LEVELS: usize = 16;
 

@@ -189,8 +189,8 @@ pub struct Executor {
     pub recording: AtomicI64,
     /// A job that somebody wants interrupted here.
     pub cancel: AtomicI64,
-    /// The transaction in which its jobs run; zero between them.
-    pub xid: AtomicU32,
+    /// The hash of the queue that it worked for last: who puts jobs there wakes it when it is idle.
+    pub queue: AtomicU64,
     /// 1: leave when the present transaction is over.
     pub leave: AtomicU32,
     /// When it was asked for.
@@ -428,6 +428,20 @@ impl Shared {
         });
     }
 
+    /// Wakes one of the idle executors of a database that worked for this queue last, without waiting for the scheduler
+    /// to find it. Called in commit callbacks: cannot fail.
+    pub fn wake_idle_of(&self, database: u32, queue: u64) {
+        let may_look = |e: &&Executor| {
+            e.state.load(SeqCst) == slot_state::IDLE
+                && e.queue.load(SeqCst) == queue
+                && e.place.wake.load(SeqCst) == 0
+                && e.database.load(SeqCst) == database
+        };
+        if let Some(idle) = self.executors.iter().find(may_look) {
+            idle.wake();
+        }
+    }
+
     /// Who runs `job` of `database`, if anybody does.
     pub fn runner(&self, database: u32, job: i64) -> Option<&Executor> {
         self.executors_of(database).map(|(_, e)| e).find(|e| e.job.load(SeqCst) == job)
@@ -449,6 +463,7 @@ impl Executor {
     /// Forgets what ran here. Under the lock, or by the executor itself.
     pub fn clear(&self) {
         self.handler.store(0, SeqCst);
+        self.queue.store(0, SeqCst);
         self.set_job(0, 0, 0);
         self.recording.store(0, SeqCst);
         self.cancel.store(0, SeqCst);

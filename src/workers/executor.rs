@@ -17,6 +17,7 @@ use super::parking;
 use super::wear::Wear;
 use super::{journal, quarantine};
 use crate::engine::journal::{Owner, Slot};
+use crate::engine::names;
 use crate::engine::pace::Pace;
 use crate::engine::plan;
 use crate::engine::sets::Sets;
@@ -239,6 +240,7 @@ impl Worker {
             if !self.shared.begin(self.number, handler.id, limit) {
                 continue;
             }
+            self.slot.queue.store(names::hash(&handler.queue), SeqCst);
             self.hands.before(handler);
             let ran = if self.leaves() { Ran::Nothing } else { self.one_turn(handler) };
             self.slot.state.store(slot_state::IDLE, SeqCst);
