@@ -186,7 +186,9 @@ fn survive_crashes(preload: bool) {
         let mut client = server.connect("shop");
         set_gate(&mut client, 3600.0);
         put.extend(ids(&mut client, "SELECT pgq.put('gated')"));
-        wait_until(BACK, "the job to run", || count(&mut client, "SELECT count(*) FROM pgq.running") == 1);
+        let sleeps =
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pgq executor' AND wait_event = 'PgSleep'";
+        wait_until(BACK, "the job to sleep", || count(&mut client, sleeps) == 1);
         // Read by the next run; this one sleeps already.
         set_gate(&mut client, 0.0);
         let victim = *server.worker_pids_like(kind, None).first().unwrap_or_else(|| panic!("no {kind} runs"));

@@ -18,7 +18,7 @@ mod tests {
         );
         assert!(holds("SELECT oldest_ready >= '0' AND oldest_ready < '1 min' FROM pgq.stats('stats_states')"));
         assert!(holds(
-            "SELECT since <= clock_timestamp() AND done_total = 0 AND failed_total = 0 FROM pgq.stats('stats_states')"
+            "SELECT since <= clock_timestamp() AND done_total = 0 AND failed_total = 1 FROM pgq.stats('stats_states')"
         ));
     }
 
