@@ -37,7 +37,6 @@ const BANK: &str = "
 
 /// What the attacker has, anew for each case.
 const ATTACKER: &str = "
-    DELETE FROM pgq.handler WHERE queue NOT IN ('vault', 'peer');
     SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'low';
     DROP OWNED BY low CASCADE; ALTER ROLE low RESET ALL; ALTER DATABASE bank RESET ALL;
     DO $$ DECLARE r name; BEGIN
@@ -109,6 +108,9 @@ impl Bank {
     }
 
     fn prepare(&mut self) {
+        // Committed before the attacker's workers are ended: others would come at once and take the jobs again, which
+        // the DELETE would wait for.
+        crate::run(&mut self.boss, "DELETE FROM pgq.handler WHERE queue NOT IN ('vault', 'peer')");
         crate::run(&mut self.boss, ATTACKER);
     }
 
