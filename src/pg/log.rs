@@ -1,18 +1,20 @@
 //! The server's log, from workers.
 
 use super::encoding::shown;
+use super::session;
 use pgrx::pg_sys::elog::PgLogLevel;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 
-/// One LOG line.
+/// One LOG line. A cancel that is pending stays so: to report anything answers interrupts (errfinish, elog.c), and
+/// between two transactions nobody catches what that raises.
 pub fn line(message: &str) {
-    pgrx::log!("pgq: {}", shown(message));
+    session::without_cancel(|| pgrx::log!("pgq: {}", shown(message)));
 }
 
-/// One WARNING line.
+/// One WARNING line, as `line`.
 pub fn warning(message: &str) {
-    pgrx::warning!("pgq: {}", shown(message));
+    session::without_cancel(|| pgrx::warning!("pgq: {}", shown(message)));
 }
 
 /// A NOTICE to the client.

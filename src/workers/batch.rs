@@ -326,7 +326,9 @@ impl Worker {
     /// A job failed, or would not end, among others: it runs alone next, and nobody else takes it before.
     fn blame_in_company(&mut self, handler: &Handler, id: i64, took: Span, error: &Caught) {
         let held_up = timeout::expired();
-        let excused = held_up || self.is_cancelled(id) || is_passing(&error.sqlstate);
+        // A cancel came from outside: it says nothing about what its jobs do to each other.
+        let cancelled = error.sqlstate == "57014" || self.is_cancelled(id);
+        let excused = held_up || cancelled || is_passing(&error.sqlstate);
         self.clear_job();
         let pace = self.pace(handler);
         if held_up {
