@@ -263,7 +263,7 @@ SELECT low.enqueue()
 --- boss
 SELECT pgq.register('own', 'boss.guard'), pgq.pause('own'); SELECT pgq.put('own')
 --- low 42501
-DO $$ BEGIN FOR id IN 1..1000 LOOP
+DO $$ BEGIN FOR id IN 1..10000 LOOP
     BEGIN PERFORM pgq.run(id); EXCEPTION WHEN undefined_object OR object_not_in_prerequisite_state THEN END;
 END LOOP; END $$
 --- low
