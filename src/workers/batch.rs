@@ -9,7 +9,6 @@ use std::cell::RefCell;
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::executor::{Ran, Worker, GONE};
-use super::parking;
 use crate::engine::deltas::Fact;
 use crate::engine::names;
 use crate::engine::pace::Plan;
@@ -289,13 +288,8 @@ impl Worker {
         let handler = batch.handler;
         // Where it failed before we know what it took, anything may be there again.
         ready::given_back(&handler.queue, progress.first.unwrap_or(i64::MIN));
-        if error.sqlstate == GONE {
-            return Ran::Gone;
-        }
-        if parking::is_about_handler(error) {
-            self.clear_job();
-            self.park(handler, error);
-            return Ran::Nothing;
+        if let Some(ran) = self.set_aside(handler, error) {
+            return ran;
         }
         let ran = match (progress.claimed, progress.current) {
             (0, _) => {

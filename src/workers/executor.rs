@@ -141,7 +141,9 @@ fn leave() {
     let (Some(shared), Some(slot)) = (shmem::shared(), MINE.get()) else { return };
     let database = slot.database.load(SeqCst);
     // What it had taken is there again.
-    shared.lower_all(database);
+    if slot.state.load(SeqCst) != slot_state::IDLE {
+        shared.lower_all(database);
+    }
     let generation = slot.generation.load(SeqCst);
     if slot.leave.load(SeqCst) != 0 {
         slot.left.store(generation, SeqCst);
@@ -373,6 +375,19 @@ impl Worker {
         if let Some(journal) = self.journal {
             journal.clear();
         }
+    }
+
+    /// An error that is no job's: the extension is gone, or the handler may not run. What the turn came to then.
+    pub(super) fn set_aside(&self, handler: &Handler, error: &Caught) -> Option<Ran> {
+        if error.sqlstate == GONE {
+            return Some(Ran::Gone);
+        }
+        if parking::is_about_handler(error) {
+            self.clear_job();
+            self.park(handler, error);
+            return Some(Ran::Nothing);
+        }
+        None
     }
 
     /// Jobs are there again: whoever is idle may take them.

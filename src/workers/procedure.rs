@@ -18,6 +18,7 @@ use crate::settings;
 use crate::store::claim;
 use crate::store::finish::{self, End};
 use crate::store::numbers;
+use crate::store::ready;
 use crate::store::row::{Handler, Job};
 
 /// How often the end of a run is tried to be recorded when that fails with an error.
@@ -74,6 +75,9 @@ impl Worker {
             }
             Ok(job)
         });
+        if result.is_err() {
+            ready::given_back(&handler.queue, i64::MIN);
+        }
         if !matches!(result, Ok(Some(_))) {
             self.journal_clear();
             self.clear_job();

@@ -13,7 +13,6 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use super::batch::Batch;
 use super::executor::{Ran, Worker, GONE};
-use super::parking;
 use crate::engine::deltas::Fact;
 use crate::engine::names;
 use crate::engine::pace::Plan;
@@ -44,6 +43,8 @@ enum Wanted {
 struct Call {
     /// The jobs that the function was given.
     ids: Vec<i64>,
+    /// The smallest id that was taken, also of those that went back before the call.
+    first: Option<i64>,
     /// Bytes of their args.
     bytes: usize,
     began: i64,
@@ -102,14 +103,17 @@ impl Worker {
         if jobs.is_empty() {
             return Ok(());
         }
+        let first = jobs.iter().map(|job| job.id).min();
+        call.borrow_mut().first = first;
         let rest = jobs.split_off(fitting(jobs.iter().map(|job| job.args.len())));
         if !rest.is_empty() {
             finish::give_back(&rest)?;
-            at_commit::touch(names::hash(&batch.handler.queue));
+            at_commit::touch_from(names::hash(&batch.handler.queue), first.unwrap_or(i64::MIN));
         }
         drop(rest);
         *call.borrow_mut() = Call {
             ids: jobs.iter().map(|job| job.id).collect(),
+            first,
             bytes: jobs.iter().map(|job| job.args.len()).sum(),
             began: clock::now(),
         };
@@ -224,14 +228,9 @@ impl Worker {
 
     /// The transaction is gone and its jobs are there again. Who is to blame?
     fn set_rolled_back(&mut self, handler: &Handler, wanted: &Wanted, call: &Call, error: &Caught) -> Ran {
-        ready::given_back(&handler.queue, call.ids.iter().copied().min().unwrap_or(i64::MIN));
-        if error.sqlstate == GONE {
-            return Ran::Gone;
-        }
-        if parking::is_about_handler(error) {
-            self.clear_job();
-            self.park(handler, error);
-            return Ran::Nothing;
+        ready::given_back(&handler.queue, call.first.unwrap_or(i64::MIN));
+        if let Some(ran) = self.set_aside(handler, error) {
+            return ran;
         }
         if call.ids.is_empty() {
             self.pause_after(error);
