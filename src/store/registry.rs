@@ -254,6 +254,7 @@ pub fn configure(c: &Configuration<'_>) -> Result<Option<Flat>> {
     CONFIGURE.row(&args, |row| row.must(1))
 }
 
+// In the order of the names, as RESUME locks them: two that change all queues at once do not deadlock.
 static PAUSE: Statement = Statement::new(
     "INSERT INTO pgq.queue_setting AS s (queue, paused)
      SELECT q.queue, true
@@ -261,6 +262,7 @@ static PAUSE: Statement = Statement::new(
              UNION SELECT j.queue FROM pgq.job AS j WHERE $1 IS NULL
              UNION SELECT h.queue FROM pgq.handler AS h WHERE $1 IS NULL
              UNION SELECT t.queue FROM pgq.queue_setting AS t WHERE $1 IS NULL) AS q
+      ORDER BY q.queue
      ON CONFLICT (queue) DO UPDATE SET paused = true WHERE NOT s.paused",
     &[Type::Text],
 );
@@ -271,8 +273,10 @@ pub fn pause(queue: Option<&str>) -> Result<usize> {
 }
 
 static RESUME: Statement = Statement::new(
-    "UPDATE pgq.queue_setting AS s SET paused = false
-      WHERE s.paused AND ($1 IS NULL OR s.queue = $1) RETURNING s.queue",
+    "WITH held AS (
+         SELECT s.queue FROM pgq.queue_setting AS s WHERE s.paused AND ($1 IS NULL OR s.queue = $1)
+          ORDER BY s.queue FOR UPDATE)
+     UPDATE pgq.queue_setting AS s SET paused = false FROM held WHERE s.queue = held.queue RETURNING s.queue",
     &[Type::Text],
 );
 
