@@ -2,8 +2,8 @@
 //!
 //! What is done before a slow job in the same transaction stays uncommitted until that job ends, and a
 //! job that fails takes its company down with it. So a handler must show that it is fast before its
-//! jobs share a transaction, and one that failed pays for a savepoint per job until it has been clean
-//! for a while. One `Pace` per handler and executor; forgetting it costs a few slow transactions.
+//! jobs share a transaction, and one that failed pays for savepoints until it has been clean for a while.
+//! One `Pace` per handler and executor; forgetting it costs a few slow transactions.
 
 use super::time::Span;
 
@@ -16,7 +16,9 @@ const FAST: Span = Span::from_millis(10);
 /// A run over this makes its handler slow.
 const SLOW: Span = Span::from_millis(100);
 /// Savepoints in one transaction: from 65 on, every snapshot of the server must look them up on disk.
-const MAX_SAVEPOINTS: usize = 60;
+pub const MAX_SAVEPOINTS: usize = 60;
+/// The most jobs under one savepoint: what one failure makes run twice.
+const MAX_GROUP: u32 = 32;
 /// Jobs without a failure after which savepoints are given up again.
 const CLEAN: u32 = 1_000;
 /// The most jobs in one transaction: bounds the memory that a claim takes.
@@ -29,6 +31,10 @@ pub struct Pace {
     trial: u32,
     /// Clean runs still to show before savepoints are given up; zero is none needed.
     savepoints: u32,
+    /// Runs without a failure between two failures, of late.
+    spacing: u32,
+    /// Runs since the last failure.
+    clean: u32,
     /// Jobs disturb each other: one a transaction, until the next registration.
     solitary: bool,
     /// How long a job takes, as a moving average in microseconds; never under 1.
@@ -42,39 +48,49 @@ pub struct Pace {
 pub struct Plan {
     /// How many jobs it may claim.
     pub jobs: usize,
-    /// Does each get a savepoint?
-    pub savepoints: bool,
+    /// How many of them share a savepoint; none has none.
+    pub group: Option<usize>,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Pace { trial: TRIAL, savepoints: 0, solitary: false, average_us: 1_000, last: 1 }
+        Pace { trial: TRIAL, savepoints: 0, spacing: 0, clean: 0, solitary: false, average_us: 1_000, last: 1 }
     }
 }
 
 impl Pace {
     /// The next transaction, to last about `batch_time`. `most` is the handler's own limit.
     pub fn plan(&self, batch_time: Span, most: Option<usize>) -> Plan {
-        let savepoints = self.savepoints > 0;
+        let group = (self.savepoints > 0).then(|| self.group());
         if self.trial > 0 || self.solitary {
-            return Plan { jobs: 1, savepoints };
+            return Plan { jobs: 1, group: group.map(|_| 1) };
         }
         let fits = usize::try_from(batch_time.0 / self.average_us.max(1)).unwrap_or(MAX_BATCH);
-        let cap = if savepoints { MAX_SAVEPOINTS } else { MAX_BATCH };
+        let cap = group.map_or(MAX_BATCH, |group| MAX_BATCH.min(group * MAX_SAVEPOINTS));
         let jobs = fits.min(self.last.saturating_mul(4)).min(cap).min(most.unwrap_or(cap));
-        Plan { jobs: jobs.max(1), savepoints }
+        Plan { jobs: jobs.max(1), group }
+    }
+
+    /// A failure costs its whole group a second run, and a savepoint is what a group costs: the sum is least where a
+    /// group is the square root of the runs between two failures (Dorfman, 1943, on pooled tests).
+    fn group(&self) -> usize {
+        let runs = f64::from(self.spacing.max(self.clean));
+        (runs.sqrt() as usize).clamp(1, MAX_GROUP as usize)
     }
 
     /// One job ran for `took` and succeeded.
     pub fn succeeded(&mut self, took: Span) {
         self.measured(took);
         self.savepoints = self.savepoints.saturating_sub(1);
+        self.clean = self.clean.saturating_add(1);
     }
 
     /// One job was charged with a failure after `took`.
     pub fn failed(&mut self, took: Span) {
         self.measured(took);
         self.savepoints = CLEAN;
+        self.spacing = u32::midpoint(self.spacing, self.clean);
+        self.clean = 0;
     }
 
     /// A shared transaction of `jobs` jobs committed.
@@ -136,7 +152,7 @@ mod tests {
     fn a_new_handler_runs_alone_until_it_was_fast_thirty_times() {
         let mut pace = Pace::default();
         for _ in 0..TRIAL {
-            assert_eq!(pace.plan(BATCH, None), Plan { jobs: 1, savepoints: false });
+            assert_eq!(pace.plan(BATCH, None), Plan { jobs: 1, group: None });
             pace.succeeded(Span(50));
         }
         assert!(pace.plan(BATCH, None).jobs > 1);
@@ -162,15 +178,36 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_brings_savepoints_at_most_sixty() {
+    fn a_failure_brings_savepoints_until_a_thousand_runs_were_clean() {
         let mut pace = trusted();
         pace.failed(Span(20));
         let plan = pace.plan(BATCH, None);
-        assert!(plan.savepoints && plan.jobs <= MAX_SAVEPOINTS && plan.jobs > 1, "{plan:?}");
+        let group = plan.group.expect("savepoints");
+        assert!(plan.jobs > 1 && plan.jobs <= group * MAX_SAVEPOINTS, "{plan:?}");
         for _ in 0..CLEAN {
             pace.succeeded(Span(20));
         }
-        assert!(!pace.plan(BATCH, None).savepoints);
+        assert_eq!(pace.plan(BATCH, None).group, None);
+    }
+
+    /// One in `every` runs fails; how many share a savepoint then.
+    fn group_when_one_fails_in(every: u32) -> usize {
+        let mut pace = trusted();
+        for _ in 0..20 {
+            for _ in 1..every {
+                pace.succeeded(Span(20));
+            }
+            pace.failed(Span(20));
+        }
+        pace.plan(BATCH, None).group.expect("savepoints")
+    }
+
+    #[test]
+    fn the_rarer_the_failures_the_more_jobs_share_a_savepoint() {
+        assert_eq!(group_when_one_fails_in(1), 1);
+        assert_eq!(group_when_one_fails_in(10), 2);
+        assert_eq!(group_when_one_fails_in(100), 9);
+        assert_eq!(group_when_one_fails_in(100_000), MAX_GROUP as usize);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::executor::{Ran, Worker, GONE};
 use crate::engine::deltas::Fact;
 use crate::engine::names;
-use crate::engine::pace::Plan;
+use crate::engine::pace::{Plan, MAX_SAVEPOINTS};
 use crate::engine::state::{is_passing, Outcome};
 use crate::engine::time::{Micros, Span};
 use crate::observe;
@@ -41,12 +41,23 @@ pub(super) struct Progress {
     current: Option<(i64, i64)>,
     /// (took, succeeded) of each that ran.
     runs: Vec<(Span, bool)>,
+    /// Savepoints that were released.
+    savepoints: usize,
 }
 
 impl Progress {
     fn claimed(&mut self, jobs: &[Job]) {
         self.claimed = jobs.len();
         self.first = jobs.iter().map(|job| job.id).min();
+    }
+
+    /// A savepoint was rolled back that began after so many runs: how many had gone well in it, and how long the one
+    /// took that failed.
+    fn back_to(&mut self, runs: usize) -> (usize, Span) {
+        let undone = self.runs.len() - runs;
+        self.runs.truncate(runs);
+        let took = self.current.map_or(Span::ZERO, |(_, began)| Micros(clock::now()).since(Micros(began)));
+        (undone, took)
     }
 }
 
@@ -57,6 +68,21 @@ pub(super) struct Batch<'a> {
     pub(super) shape: Shape,
     pub(super) keep: bool,
     pub(super) progress: RefCell<Progress>,
+}
+
+/// How the jobs of a transaction run.
+struct Jobs<'a> {
+    batch: &'a Batch<'a>,
+    /// Is there more than one?
+    company: bool,
+    /// When those that have not begun go back.
+    until: Micros,
+}
+
+impl Jobs<'_> {
+    fn is_over(&self) -> bool {
+        Micros(clock::now()) > self.until
+    }
 }
 
 impl Worker {
@@ -146,18 +172,21 @@ impl Worker {
     /// Runs jobs until a batch time has passed; how many. Those that were claimed and have not begun go back as they
     /// were: what has priority over them waits for one batch time and no longer.
     fn run_some(&self, batch: &Batch<'_>, callable: &mut Callable, jobs: &[Job]) -> Result<usize, Caught> {
-        let until = Micros(clock::now()).after(settings::batch_time());
-        for (n, job) in jobs.iter().enumerate() {
-            if n > 0 && Micros(clock::now()) > until {
+        let run = Jobs { batch, company: jobs.len() > 1, until: Micros(clock::now()).after(settings::batch_time()) };
+        let mut n = 0;
+        while n < jobs.len() {
+            if n > 0 && (run.is_over() || batch.progress.borrow().savepoints >= MAX_SAVEPOINTS) {
                 finish::give_back(&jobs[n..])?;
                 let first = jobs[n..].iter().map(|job| job.id).min().unwrap_or(i64::MIN);
                 at_commit::touch_from(names::hash(&batch.handler.queue), first);
-                return Ok(n);
+                break;
             }
-            self.run_one(batch, callable, job, jobs.len() > 1)?;
-            self.scratch.empty();
+            n += match batch.plan.group {
+                None => self.run_together(&run, callable, &jobs[n..=n])?,
+                Some(group) => self.run_group(&run, callable, &jobs[n..], group.min(jobs.len() - n))?,
+            };
         }
-        Ok(jobs.len())
+        Ok(n)
     }
 
     pub(super) fn claim(&self, batch: &Batch<'_>, wanted: &[i64]) -> Result<Vec<Job>, Caught> {
@@ -198,15 +227,60 @@ impl Worker {
         handler.timeout.or_else(settings::job_timeout).filter(|t| *t > Span::ZERO)
     }
 
-    fn run_one(&self, batch: &Batch<'_>, callable: &mut Callable, job: &Job, company: bool) -> Result<(), Caught> {
-        let began = clock::now();
+    /// Runs the first `size` jobs under one savepoint; how many have run. Where one fails, those before it run once
+    /// more without it, and then it does, alone: that decides.
+    fn run_group(&self, run: &Jobs<'_>, callable: &mut Callable, jobs: &[Job], size: usize) -> Result<usize, Caught> {
+        let before = run.batch.progress.borrow().runs.len();
+        let error = match xact::savepoint(|| self.run_together(run, callable, &jobs[..size])) {
+            Ok(n) => {
+                run.batch.progress.borrow_mut().savepoints += 1;
+                return Ok(n);
+            }
+            Err(error) => error,
+        };
+        self.scratch.empty();
+        let (at, took) = run.batch.progress.borrow_mut().back_to(before);
+        let Some(job) = jobs[..size].get(at) else { return Err(error) };
+        // The whole transaction ends when the company's time ran out, or somebody asked for it.
+        if self.is_cancelled(job.id) || (run.company && timeout::expired()) {
+            return Err(error);
+        }
+        if size == 1 {
+            let how = Failure { places: run.batch.handler.retry, ..Failure::default() };
+            outcome::failed(job, &error, &how)?;
+            run.batch.progress.borrow_mut().runs.push((took, false));
+            return Ok(1);
+        }
+        if at > 0 {
+            let n = self.run_group(run, callable, jobs, at)?;
+            if n < at {
+                return Ok(n);
+            }
+        }
+        Ok(at + self.run_group(run, callable, &jobs[at..], 1)?)
+    }
+
+    /// Runs jobs one after the other until the batch's time is over; how many.
+    fn run_together(&self, run: &Jobs<'_>, callable: &mut Callable, jobs: &[Job]) -> Result<usize, Caught> {
+        for (n, job) in jobs.iter().enumerate() {
+            if n > 0 && run.is_over() {
+                return Ok(n);
+            }
+            self.run_one(run, callable, job)?;
+            self.scratch.empty();
+        }
+        Ok(jobs.len())
+    }
+
+    fn run_one(&self, run: &Jobs<'_>, callable: &mut Callable, job: &Job) -> Result<(), Caught> {
+        let (batch, began) = (run.batch, clock::now());
         batch.progress.borrow_mut().current = Some((job.id, began));
         self.forget_cancel(job.id);
         self.show(batch.handler, job, began);
         self.journal_job(job);
         xact::begin_statement();
         hooks::at("before handler");
-        if !company {
+        if !run.company {
             self.slot.recording.store(job.id, SeqCst);
             if let Some(limit) = self.job_limit(batch.handler) {
                 timeout::arm(limit.as_millis());
@@ -214,27 +288,13 @@ impl Worker {
         }
         let row = (batch.shape == Shape::Job).then(|| job.claimed_row());
         let input = Input { id: job.id, args: &job.args, job: row.as_ref() };
-        let mut call = || {
-            let result = self.scratch.within(|| callable.call(&input, batch.keep));
-            hooks::at("after handler");
-            self.accept(job)?;
-            Ok(result)
-        };
-        let result = if batch.plan.savepoints { xact::savepoint(call) } else { call() };
+        let result = self.scratch.within(|| callable.call(&input, batch.keep));
+        hooks::at("after handler");
+        self.accept(job)?;
         let took = Micros(clock::now()).since(Micros(began));
-        match result {
-            Ok(value) => {
-                self.done(batch, job, value.as_ref())?;
-                observe::log::job_done(job.id, &job.queue, job.current_attempt(), took);
-                batch.progress.borrow_mut().runs.push((took, true));
-            }
-            // Under a savepoint: the transaction goes on. But not when it was the company's time that ran out.
-            Err(error) if batch.plan.savepoints && !self.is_cancelled(job.id) && !(company && timeout::expired()) => {
-                outcome::failed(job, &error, &Failure { places: batch.handler.retry, ..Failure::default() })?;
-                batch.progress.borrow_mut().runs.push((took, false));
-            }
-            Err(error) => return Err(error),
-        }
+        self.done(batch, job, result.as_ref())?;
+        observe::log::job_done(job.id, &job.queue, job.current_attempt(), took);
+        batch.progress.borrow_mut().runs.push((took, true));
         Ok(())
     }
 
