@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn the_rarer_the_failures_the_more_jobs_share_a_savepoint() {
         assert_eq!(group_when_one_fails_in(1), 1);
-        assert_eq!(group_when_one_fails_in(10), 2);
+        assert_eq!(group_when_one_fails_in(10), 3);
         assert_eq!(group_when_one_fails_in(100), 9);
         assert_eq!(group_when_one_fails_in(100_000), MAX_GROUP as usize);
     }

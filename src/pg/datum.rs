@@ -114,6 +114,17 @@ impl Flat {
         }
     }
 
+    /// For a row value: its column `number` (from 1), `None` for NULL. Valid as long as the row is.
+    pub(super) fn column(&self, number: usize) -> Option<pg_sys::Datum> {
+        let mut is_null = false;
+        // SAFETY: a row value carries its type; the datum points into it (GetAttributeByNum, execUtils.c).
+        let datum = unsafe {
+            let header: pg_sys::HeapTupleHeader = self.0.as_ptr().cast_mut().cast();
+            pg_sys::GetAttributeByNum(header, i16::try_from(number).unwrap_or(0), &mut is_null)
+        };
+        (!is_null).then_some(datum)
+    }
+
     /// A row as a value of its table's type, large values included.
     ///
     /// # Safety

@@ -12,6 +12,7 @@ mod tests {
     use crate::pg::guc::Nest;
     use crate::pg::report::ErrorReport;
     use crate::pg::session_tests::{acting_as, error_of, function, number, role, run, text, value};
+    use crate::pg::scan::Field;
     use crate::pg::spi::{Arg, Statement, Type};
     use crate::pg::xact::{self, Caught};
     use crate::pg::{clock, context, function, user};
@@ -148,13 +149,16 @@ mod tests {
         let id = number("SELECT pgq.put('guard_row', '{\"a\": 0.10}', key => 'k')");
         let seen = LOOK.row(&[Arg::Bigint(id)], |row| row.must::<Flat>(1));
         let row = seen.expect("readable").expect("a row").with_int(9, 77);
-        let shown: Option<String> = SHOW.row(&[Arg::Flat(&row)], |row| row.must(1)).expect("readable");
+        let columns = [Field::Queue, Field::Args, Field::Attempt, Field::Key].map(|field| Arg::Column(&row, field));
+        let shown: Option<String> = SHOW.row(&columns, |row| row.must(1)).expect("readable");
         assert_eq!(shown.as_deref(), Some("guard_row {\"a\": 0.10} 77 k"));
     }
 
     static LOOK: Statement = Statement::new("SELECT j FROM pgq.job AS j WHERE j.id = $1", &[Type::Bigint]);
-    static SHOW: Statement =
-        Statement::new("SELECT pg_catalog.concat_ws(' ', ($1).queue, ($1).args, ($1).attempt, ($1).key)", &[Type::Job]);
+    static SHOW: Statement = Statement::new(
+        "SELECT pg_catalog.concat_ws(' ', $1, $2, $3, $4)",
+        &[Type::Text, Type::Jsonb, Type::Int, Type::Text],
+    );
 
     #[pg_test]
     fn a_callable_needs_a_function_and_the_right_to_execute_it() {

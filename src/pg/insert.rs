@@ -92,6 +92,13 @@ impl Table {
         }
         tamper::guard(&[self.name.to_string_lossy()])?;
         let running = self.enter();
+        // SAFETY: popped below, or by the abort. In a worker nothing is active between two commands, and what is
+        // computed for a row (a constraint that somebody added) may ask for a snapshot.
+        let bare = unsafe { !pg_sys::ActiveSnapshotSet() };
+        if bare {
+            // SAFETY: as above.
+            unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+        }
         // SAFETY: the table is locked and open to the end; every pointer of `prepared` is valid for as long as no
         // other call frees its context, which only an outermost one does.
         let ids = unsafe {
@@ -109,6 +116,9 @@ impl Table {
             pg_sys::MemoryContextSwitchTo(outer);
             pg_sys::ExecCloseIndices(prepared.info);
             pg_sys::table_close(table, 0);
+            if bare {
+                pg_sys::PopActiveSnapshot();
+            }
             pg_sys::CommandCounterIncrement();
             self.keep(prepared);
             ids

@@ -28,17 +28,40 @@ pub enum Field {
     Args = 4,
     Priority = 5,
     ExecuteAt = 6,
+    CreatedAt = 7,
     State = 8,
     Attempt = 9,
     Failures = 10,
     MaxAttempts = 11,
     Key = 12,
     Crashes = 13,
+    Error = 14,
     Quarantined = 15,
 }
 
 /// Columns that a walk reads.
 const COLUMNS: i32 = 15;
+
+impl Field {
+    /// The whole row.
+    pub const ALL: [Field; 15] = [
+        Field::Id,
+        Field::Queue,
+        Field::Task,
+        Field::Args,
+        Field::Priority,
+        Field::ExecuteAt,
+        Field::CreatedAt,
+        Field::State,
+        Field::Attempt,
+        Field::Failures,
+        Field::MaxAttempts,
+        Field::Key,
+        Field::Crashes,
+        Field::Error,
+        Field::Quarantined,
+    ];
+}
 
 /// A part of the jobs of one queue, in the order of the claim: larger priority first, then smaller id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

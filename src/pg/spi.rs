@@ -8,6 +8,7 @@ use pgrx::datum::Interval;
 use pgrx::{pg_sys, FromDatum, IntoDatum};
 
 use super::datum::{Element, Flat};
+use super::scan::Field;
 use super::text::{self, Text};
 use super::{encoding, tamper, user};
 use crate::error::{Error, Result};
@@ -37,10 +38,6 @@ pub enum Type {
     Jsonb,
     /// oid
     Oid,
-    /// the row type pgq.job
-    Job,
-    /// pgq.job[]
-    Jobs,
 }
 
 /// A value for a parameter; its variant says how it is passed, the statement what it is.
@@ -63,12 +60,12 @@ pub enum Arg<'a> {
     Time(i64),
     /// interval
     Interval(Interval),
-    /// jsonb or a row
+    /// jsonb
     Flat(&'a Flat),
     /// an element of a jsonb[]
     Element(Element<'a>),
-    /// pgq.job[]
-    Rows(&'a [&'a Flat]),
+    /// a column of a row of pgq.job
+    Column(&'a Flat, Field),
     /// oid
     Oid(u32),
 }
@@ -89,7 +86,7 @@ impl<'a> Arg<'a> {
         value.map_or(Arg::Null, Arg::Interval)
     }
 
-    /// jsonb, a row, or NULL
+    /// jsonb or NULL
     pub fn flat(value: Option<&'a Flat>) -> Self {
         value.map_or(Arg::Null, Arg::Flat)
     }
@@ -109,7 +106,7 @@ impl<'a> Arg<'a> {
             Arg::Interval(i) => (*i).into_datum(),
             Arg::Flat(flat) => Some(flat.datum()),
             Arg::Element(element) => Some(element.datum()),
-            Arg::Rows(rows) => job_array(rows),
+            Arg::Column(row, field) => row.column(*field as usize),
             // Not by pgrx's conversion, which makes oid 0 a NULL.
             Arg::Oid(oid) => Some(pg_sys::Datum::from(*oid)),
         }
@@ -157,16 +154,13 @@ impl Type {
             Type::Interval => pg_sys::INTERVALOID,
             Type::Jsonb => pg_sys::JSONBOID,
             Type::Oid => pg_sys::OIDOID,
-            Type::Job => job_type(),
-            // SAFETY: a syscache look-up.
-            Type::Jobs => unsafe { pg_sys::get_array_type(job_type()) },
         }
     }
 }
 
 /// The oid of the row type pgq.job in this database.
 fn job_type() -> pg_sys::Oid {
-    // SAFETY: syscache look-ups in a transaction; InvalidOid when it is not there, which SPI_prepare refuses.
+    // SAFETY: syscache look-ups in a transaction; InvalidOid when it is not there.
     unsafe {
         let schema = pg_sys::get_namespace_oid(c"pgq".as_ptr(), true);
         pg_sys::get_rel_type_id(pg_sys::get_relname_relid(c"job".as_ptr(), schema))
@@ -248,8 +242,6 @@ pub struct Statement {
     /// Claims must walk their index whatever the statistics say: a queue is empty one minute and full the next.
     by_index: bool,
     plan: Cell<pg_sys::SPIPlanPtr>,
-    /// The oid of pgq.job's row type when it was prepared: another one after DROP and CREATE EXTENSION.
-    job_type: Cell<pg_sys::Oid>,
     /// The tables of ours that it writes.
     written: OnceCell<Vec<String>>,
 }
@@ -260,26 +252,12 @@ unsafe impl Sync for Statement {}
 impl Statement {
     /// A statement with the types of its parameters.
     pub const fn new(sql: &'static str, types: &'static [Type]) -> Self {
-        Statement {
-            sql,
-            types,
-            by_index: false,
-            plan: Cell::new(std::ptr::null_mut()),
-            job_type: Cell::new(pg_sys::InvalidOid),
-            written: OnceCell::new(),
-        }
+        Statement { sql, types, by_index: false, plan: Cell::new(std::ptr::null_mut()), written: OnceCell::new() }
     }
 
     /// The same, planned without sequential scans, bitmaps and sorts.
     pub const fn by_index(sql: &'static str, types: &'static [Type]) -> Self {
-        Statement {
-            sql,
-            types,
-            by_index: true,
-            plan: Cell::new(std::ptr::null_mut()),
-            job_type: Cell::new(pg_sys::InvalidOid),
-            written: OnceCell::new(),
-        }
+        Statement { sql, types, by_index: true, plan: Cell::new(std::ptr::null_mut()), written: OnceCell::new() }
     }
 
     /// Runs it as the owner of our tables and reads each row.
@@ -374,9 +352,7 @@ impl Statement {
     /// # Safety
     /// SPI must be connected.
     unsafe fn prepared(&'static self) -> Result<pg_sys::SPIPlanPtr> {
-        let of_jobs = self.types.contains(&Type::Job) || self.types.contains(&Type::Jobs);
-        let job_type = if of_jobs { job_type() } else { pg_sys::InvalidOid };
-        if !self.plan.get().is_null() && self.job_type.get() == job_type {
+        if !self.plan.get().is_null() {
             return Ok(self.plan.get());
         }
         let sql = CString::new(self.sql).map_err(|_| Error::Internal("a statement has a zero byte".into()))?;
@@ -390,7 +366,6 @@ impl Statement {
                 return Err(Error::Internal("could not prepare a statement".into()));
             }
             self.plan.set(plan);
-            self.job_type.set(job_type);
             Ok(plan)
         }
     }

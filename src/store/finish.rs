@@ -1,26 +1,62 @@
 //! The next life of a job that was taken: back into the table, or among the finished ones.
 //!
 //! Every change of state is "take the row, then write it anew": the states are index predicates, so an
-//! UPDATE would be no cheaper, and one pair of statements serves executors, clients and people.
+//! UPDATE would be no cheaper, and one pair of tables serves executors, clients and people.
 
 use crate::engine::deltas::Fact;
 use crate::engine::state::{Outcome, State};
 use crate::engine::time::Micros;
 use crate::error::Result;
 use crate::pg::datum::Flat;
-use crate::pg::spi::{Arg, Statement, Type};
+use crate::pg::insert::Table;
+use crate::pg::scan::Field;
+use crate::pg::spi::{Arg, Type};
 use crate::store::row::Job;
 use crate::store::{key, numbers};
 
-/// Waits for nobody: the row of this id was deleted by this very transaction. Quarantine ends with an attempt, unless
-/// crashes were counted.
-static PUT_BACK: Statement = Statement::new(
-    "INSERT INTO pgq.job (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
-                          max_attempts, key, crashes, error, quarantined)
-     SELECT ($1).id, ($1).queue, ($1).task, ($1).args, ($1).priority, $2, ($1).created_at, $3, $4, $5,
-            ($1).max_attempts, $6, ($1).crashes, COALESCE($7, ($1).error),
-            ($1).quarantined AND (($1).crashes > 0 OR $4 = ($1).attempt)",
-    &[Type::Job, Type::Time, Type::Text, Type::Int, Type::Int, Type::Text, Type::Jsonb],
+/// All columns, as they are in a row of it. Waits for nobody: the row of this id was deleted by this very transaction.
+static JOBS: Table = Table::new(
+    c"job",
+    "id",
+    &[
+        ("id", Type::Bigint),
+        ("queue", Type::Text),
+        ("task", Type::Text),
+        ("args", Type::Jsonb),
+        ("priority", Type::Int),
+        ("execute_at", Type::Time),
+        ("created_at", Type::Time),
+        ("state", Type::Text),
+        ("attempt", Type::Int),
+        ("failures", Type::Int),
+        ("max_attempts", Type::Int),
+        ("key", Type::Text),
+        ("crashes", Type::Int),
+        ("error", Type::Jsonb),
+        ("quarantined", Type::Bool),
+    ],
+);
+
+/// Waits for nobody: an id is in one of the two tables at a time. finished_at is the table's default.
+static FINISHED: Table = Table::new(
+    c"finished_job",
+    "id",
+    &[
+        ("id", Type::Bigint),
+        ("queue", Type::Text),
+        ("task", Type::Text),
+        ("args", Type::Jsonb),
+        ("priority", Type::Int),
+        ("created_at", Type::Time),
+        ("attempt", Type::Int),
+        ("failures", Type::Int),
+        ("max_attempts", Type::Int),
+        ("key", Type::Text),
+        ("crashes", Type::Int),
+        ("outcome", Type::Text),
+        ("result", Type::Jsonb),
+        ("error", Type::Jsonb),
+    ],
 );
 
 /// How a job goes back.
@@ -38,36 +74,55 @@ pub struct Return<'a> {
     pub error: Option<&'a Flat>,
 }
 
-/// Puts a taken job back. It loses its key when another waits with it.
+/// Puts a taken job back. It loses its key when another waits with it. Quarantine ends with an attempt, unless crashes
+/// were counted.
 pub fn put_back(job: &Job, how: &Return<'_>) -> Result<()> {
     let key = match &job.key {
         Some(key) if key::may_return(&job.queue, key)? => Some(key.as_str()),
         _ => None,
     };
-    let args = [
-        Arg::Flat(&job.row),
+    let old = |field| Arg::Column(&job.row, field);
+    let is_quarantined = job.is_quarantined && (job.crashes > 0 || how.attempt == job.attempt);
+    let row = [
+        Arg::Bigint(job.id),
+        Arg::Text(&job.queue),
+        Arg::text(job.task.as_deref()),
+        Arg::Flat(&job.args),
+        Arg::Int(job.priority),
         Arg::Time(how.execute_at.0),
+        old(Field::CreatedAt),
         Arg::Text(how.state.word()),
         Arg::Int(how.attempt),
         Arg::Int(how.failures),
+        Arg::int(job.max_attempts),
         Arg::text(key),
-        Arg::flat(how.error),
+        Arg::Int(job.crashes),
+        how.error.map_or(old(Field::Error), Arg::Flat),
+        Arg::Bool(is_quarantined),
     ];
-    PUT_BACK.run(&args)?;
+    add(&JOBS, &row)?;
     numbers::changed(&job.queue, Fact::Live(how.state), 1);
     Ok(())
 }
 
-/// Many at once, as they were; waits as PUT_BACK.
-static GIVE_BACK: Statement =
-    Statement::new("INSERT INTO pgq.job SELECT r.* FROM pg_catalog.unnest($1) AS r", &[Type::Jobs]);
+fn add(table: &'static Table, row: &[Arg<'_>]) -> Result<()> {
+    table.insert(|rows| {
+        rows.add(row);
+        Ok(())
+    })?;
+    Ok(())
+}
 
 /// Puts taken jobs back as they were. One with a key loses it when another waits with it.
 pub fn give_back(jobs: &[Job]) -> Result<()> {
     let (keyed, plain): (Vec<&Job>, Vec<&Job>) = jobs.iter().partition(|job| job.key.is_some());
-    let rows: Vec<&Flat> = plain.iter().map(|job| job.row.as_ref()).collect();
-    if !rows.is_empty() {
-        GIVE_BACK.run(&[Arg::Rows(&rows)])?;
+    if !plain.is_empty() {
+        JOBS.insert(|rows| {
+            for job in &plain {
+                rows.add(&Field::ALL.map(|field| Arg::Column(&job.row, field)));
+            }
+            Ok(())
+        })?;
         for job in plain {
             numbers::changed(&job.queue, Fact::Live(job.state), 1);
         }
@@ -79,28 +134,30 @@ pub fn give_back(jobs: &[Job]) -> Result<()> {
     Ok(())
 }
 
-/// Waits for nobody: an id is in one of the two tables at a time.
-static KEEP: Statement = Statement::new(
-    "INSERT INTO pgq.finished_job (id, queue, task, args, priority, created_at, attempt, failures, max_attempts, key,
-                                   crashes, outcome, result, error)
-     SELECT ($1).id, ($1).queue, ($1).task, ($1).args, ($1).priority, ($1).created_at, $2, $3, ($1).max_attempts,
-            ($1).key, ($1).crashes, $4, $5, COALESCE($6, ($1).error)",
-    &[Type::Job, Type::Int, Type::Int, Type::Text, Type::Jsonb, Type::Jsonb],
-);
-
-/// As KEEP, for jobs that were done together; $1 are their rows with the attempt that was made.
-static KEEP_SET: Statement = Statement::new(
-    "INSERT INTO pgq.finished_job (id, queue, task, args, priority, created_at, attempt, failures, max_attempts, key,
-                                   crashes, outcome, error)
-     SELECT r.id, r.queue, r.task, r.args, r.priority, r.created_at, r.attempt, r.failures, r.max_attempts, r.key,
-            r.crashes, 'done', r.error
-       FROM pg_catalog.unnest($1) AS r",
-    &[Type::Jobs],
-);
-
 /// Keeps a set of a queue's jobs as done, without results.
 pub fn keep_set(queue: &str, claimed_rows: &[&Flat]) -> Result<()> {
-    KEEP_SET.run(&[Arg::Rows(claimed_rows)])?;
+    FINISHED.insert(|rows| {
+        for row in claimed_rows {
+            let old = |field| Arg::Column(row, field);
+            rows.add(&[
+                old(Field::Id),
+                old(Field::Queue),
+                old(Field::Task),
+                old(Field::Args),
+                old(Field::Priority),
+                old(Field::CreatedAt),
+                old(Field::Attempt),
+                old(Field::Failures),
+                old(Field::MaxAttempts),
+                old(Field::Key),
+                old(Field::Crashes),
+                Arg::Text(Outcome::Done.word()),
+                Arg::Null,
+                old(Field::Error),
+            ]);
+        }
+        Ok(())
+    })?;
     numbers::changed_by(queue, Fact::kept(Outcome::Done), claimed_rows.len());
     Ok(())
 }
@@ -122,15 +179,24 @@ pub struct End<'a> {
 
 /// Keeps a taken job among the finished ones.
 pub fn keep(job: &Job, end: &End<'_>) -> Result<()> {
-    let args = [
-        Arg::Flat(&job.row),
+    let old = |field| Arg::Column(&job.row, field);
+    let row = [
+        Arg::Bigint(job.id),
+        Arg::Text(&job.queue),
+        Arg::text(job.task.as_deref()),
+        Arg::Flat(&job.args),
+        Arg::Int(job.priority),
+        old(Field::CreatedAt),
         Arg::Int(end.attempt),
         Arg::Int(end.failures),
+        Arg::int(job.max_attempts),
+        Arg::text(job.key.as_deref()),
+        Arg::Int(job.crashes),
         Arg::Text(end.outcome.word()),
         Arg::flat(end.result),
-        Arg::flat(end.error),
+        end.error.map_or(old(Field::Error), Arg::Flat),
     ];
-    KEEP.run(&args)?;
+    add(&FINISHED, &row)?;
     numbers::changed(&job.queue, Fact::kept(end.outcome), 1);
     Ok(())
 }

@@ -41,6 +41,8 @@ const ROOM_EVERY: Span = Span::from_millis(1_000);
 const CLOSED_FOR: Span = Span::from_millis(10_000);
 /// How often it is looked whether an extension that somebody wants to drop is still here.
 const DROP_PAUSE: Span = Span::from_millis(250);
+/// Looks that others ask for begin at least so long after the last ended.
+const BETWEEN_LOOKS: Span = Span::from_millis(3);
 
 thread_local! {
     static MINE: Cell<Option<&'static Database>> = const { Cell::new(None) };
@@ -179,29 +181,33 @@ impl Scheduler {
         }
     }
 
-    /// Waits for the next thing to do, and at least four times as long as the look took, so that a stream of
-    /// single puts does not make us a full-time process.
+    /// Waits for the next thing to do. However soon somebody asks, at least four times as long as the look took, and
+    /// `BETWEEN_LOOKS`, so that a stream of single puts does not make us a full-time process: its puts wake idle
+    /// executors themselves.
     fn rest(&self, seen: &Seen, began: Micros) {
         activity::idle();
-        let now = Micros(clock::now());
-        let look = now.since(began);
+        let ended = Micros(clock::now());
         let mut wait = settings::poll_interval().min(ROOM_EVERY);
         if let Some(due) = seen.next_due {
-            wait = wait.min(due.since(now));
+            wait = wait.min(due.since(ended));
         }
-        if let Some(held) = self.watch.wait(now) {
+        if let Some(held) = self.watch.wait(ended) {
             wait = wait.min(held);
         }
         if seen.more {
             wait = Span::ZERO;
         }
-        if self.entry.scheduler.wake.load(SeqCst) != 0 {
-            latch::reset();
-            latch::rest(look.times(4).min(Span::from_millis(20)).as_millis());
-            return;
+        let wake = &self.entry.scheduler.wake;
+        if wake.load(SeqCst) == 0 {
+            xact::report_statistics();
+            latch::rest(wait.as_millis());
         }
-        xact::report_statistics();
-        latch::rest(wait.as_millis());
+        if wake.load(SeqCst) != 0 {
+            let pause = ended.since(began).times(4).max(BETWEEN_LOOKS).min(Span::from_millis(20));
+            let over = ended.after(pause);
+            latch::reset();
+            latch::rest(over.since(Micros(clock::now())).as_millis());
+        }
     }
 
     /// Nothing to do, nobody to look after, for the idle timeout?
