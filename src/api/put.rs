@@ -76,7 +76,13 @@ fn put(
         max_attempts: check::at_least_one("max_attempts", max_attempts)?,
     };
     let id = store(&job, conflict)?;
-    announce(queue, state == State::Ready, id)?;
+    let (hash, is_ready) = (names::hash(queue), state == State::Ready);
+    if is_ready {
+        at_commit::touch_one(hash, id);
+    } else {
+        at_commit::touch_from(hash, id);
+    }
+    tell(queue, is_ready)?;
     if settings::eager() && state == State::Ready {
         run::eager(id)?;
     }
@@ -138,10 +144,9 @@ fn added(queue: &str, state: &str, jobs: usize) {
     }
 }
 
-/// Wakes the workers at commit. Where there are none to be had, and only there, workers outside are told by
-/// this transaction itself.
-fn announce(queue: &str, ready: bool, from: i64) -> Result<()> {
-    at_commit::touch_from(names::hash(queue), from);
+/// The workers are woken at commit. Where there are none to be had, and only there, workers outside are told by this
+/// transaction itself.
+fn tell(queue: &str, ready: bool) -> Result<()> {
     let looked_after = settings::enabled() && at_commit::ensure_workers();
     if ready && !looked_after && counts::notifies(queue)? {
         counts::notify(&[Some(queue.into())])?;
@@ -205,7 +210,8 @@ fn bulk_put(
         }
     };
     if !ids.is_empty() {
-        announce(queue, ready, ids.iter().copied().min().unwrap_or(i64::MIN))?;
+        at_commit::touch_from(names::hash(queue), ids.iter().copied().min().unwrap_or(i64::MIN));
+        tell(queue, ready)?;
     }
     Ok(SetOfIterator::new(ids))
 }

@@ -20,6 +20,8 @@ struct Pending {
     database: Option<&'static Database>,
     registered: bool,
     any: bool,
+    /// All of it is one job, put ready.
+    one: bool,
     all: bool,
     queues: [u64; TOUCHED],
     /// Jobs of this queue from this id on are there when it has committed: what was handed out begins there again.
@@ -82,6 +84,7 @@ thread_local! {
             database: None,
             registered: false,
             any: false,
+            one: false,
             all: false,
             queues: [0; TOUCHED],
             lows: [(0, 0); TOUCHED],
@@ -135,6 +138,13 @@ pub fn touch_from(queue: u64, id: i64) {
     call_at_commit(queue);
 }
 
+/// A queue gets this job, ready, when this transaction commits.
+pub fn touch_one(queue: u64, id: i64) {
+    let first = PENDING.with_borrow(|pending| !pending.any);
+    touch_from(queue, id);
+    PENDING.with_borrow_mut(|pending| pending.one = first);
+}
+
 /// The same, and nobody is called: by the scheduler, which looks anyway.
 pub fn give_back(queue: u64, id: i64) {
     register();
@@ -149,6 +159,7 @@ pub fn call_at_commit(queue: u64) {
     register();
     PENDING.with_borrow_mut(|pending| {
         pending.any = true;
+        pending.one = false;
         match pending.queues.iter_mut().find(|q| **q == queue || **q == 0) {
             Some(place) => *place = queue,
             None => pending.all = true,
@@ -218,14 +229,14 @@ fn finish(committed: bool, prepared: bool) {
             if prepared {
                 entry.prepared.store(1, SeqCst);
             }
-            if committed {
-                tell(&pending, entry, shared);
-            }
-            if pending.any && (committed || prepared) {
+            let called = committed && tell(&pending, entry, shared);
+            // Who was called for the only job either runs one or asks the scheduler himself.
+            if pending.any && (committed || prepared) && !(called && pending.one) {
                 call(shared, entry);
             }
         }
         pending.any = false;
+        pending.one = false;
         pending.all = false;
         pending.queues = [0; TOUCHED];
         pending.lows = [(0, 0); TOUCHED];
@@ -256,7 +267,8 @@ fn call(shared: &shmem::Shared, entry: &Database) {
     }
 }
 
-fn tell(pending: &Pending, entry: &Database, shared: &shmem::Shared) {
+/// True when an idle executor was called that nobody else has asked.
+fn tell(pending: &Pending, entry: &Database, shared: &shmem::Shared) -> bool {
     let own = database::current();
     if pending.low_of_all {
         shared.lower_all(own);
@@ -267,8 +279,10 @@ fn tell(pending: &Pending, entry: &Database, shared: &shmem::Shared) {
     if pending.all {
         entry.touch_all();
     }
+    let mut called = false;
     for queue in pending.queues.iter().take_while(|q| **q != 0) {
         entry.touch(*queue);
-        shared.wake_idle_of(own, *queue);
+        called |= shared.call_idle_of(own, *queue);
     }
+    called
 }

@@ -4,6 +4,8 @@
 //! workers' transactions takes AccessShareLock on it first, and only then touches tables: one order,
 //! no deadlock.
 
+use std::cell::Cell;
+
 use pgrx::pg_sys;
 
 /// The extension's oid in this database, zero when it is not there.
@@ -23,7 +25,26 @@ pub fn lock(expected: u32) -> bool {
             i32::try_from(pg_sys::AccessShareLock).unwrap_or(1),
         );
     }
-    oid() == expected
+    is(expected)
+}
+
+thread_local! {
+    /// The extension that was here, and the oid of its pgq.job.
+    static SEEN: Cell<(u32, u32)> = const { Cell::new((0, 0)) };
+}
+
+/// Is it still this extension? Its table says so from the system caches, where the extension itself would be searched
+/// for in the catalog: the table goes with it.
+fn is(expected: u32) -> bool {
+    let here = (expected, job_table());
+    if here.1 != 0 && SEEN.get() == here {
+        return true;
+    }
+    let same = oid() == expected;
+    if same {
+        SEEN.set(here);
+    }
+    same
 }
 
 /// The same without waiting: `None` when somebody drops it or waits to.
@@ -39,7 +60,7 @@ pub fn try_lock(expected: u32) -> Option<bool> {
     }
     // SAFETY: as LockDatabaseObject does after it got the lock: look at what happened meanwhile.
     unsafe { pg_sys::AcceptInvalidationMessages() };
-    Some(oid() == expected)
+    Some(is(expected))
 }
 
 /// A transaction-level lock on (the job table, `hash`): two producers of one key take turns. A collision of

@@ -1,8 +1,11 @@
 //! Handlers: resolving a registered signature, checking the right to execute it, calling it.
 //!
-//! fmgr checks no right by itself, and its cached FmgrInfo is not told of ALTER FUNCTION: so both the
-//! check and the look-up are done anew in each transaction. Never FunctionCallNColl: it raises when a
+//! fmgr checks no right by itself, and its cached FmgrInfo is not told of ALTER FUNCTION: so both are made anew in
+//! each transaction, and what a name means is remembered only until a function, a type or a schema changes. Never FunctionCallNColl: it raises when a
 //! function returns NULL, as SQL functions returning void do.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 
 use pgrx::{direct_function_call, pg_sys, IntoDatum};
 
@@ -63,8 +66,64 @@ pub struct Input<'a> {
 struct CallSpace([u8; CALL_BYTES]);
 const CALL_BYTES: usize = size_of::<pg_sys::FunctionCallInfoBaseData>() + 2 * size_of::<pg_sys::NullableDatum>();
 
+thread_local! {
+    /// Signatures that were looked up, and what they were.
+    static FOUND: RefCell<HashMap<String, u32>> = RefCell::default();
+    /// False when a function, a type or a schema may have changed since.
+    static HOLDS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Forgets what was found when a name may mean something else. Of a change that another session committed it is told
+/// as soon as this one takes a lock or begins a transaction.
+fn watch_names() {
+    /// # Safety
+    /// Called by inval.c only; it does nothing that can fail.
+    unsafe extern "C-unwind" fn changed(_: pg_sys::Datum, _: i32, _: u32) {
+        HOLDS.set(false);
+    }
+    thread_local! {
+        static WATCHES: Cell<bool> = const { Cell::new(false) };
+    }
+    if !WATCHES.replace(true) {
+        use pg_sys::SysCacheIdentifier::{NAMESPACEOID, PROCOID, TYPEOID};
+        for cache in [PROCOID, TYPEOID, NAMESPACEOID] {
+            // SAFETY: a static function, registered once a backend for each.
+            unsafe {
+                pg_sys::CacheRegisterSyscacheCallback(
+                    i32::try_from(cache).unwrap_or(0),
+                    Some(changed),
+                    pg_sys::Datum::from(0),
+                )
+            };
+        }
+    }
+}
+
+/// The most that is remembered: an executor has few handlers.
+const MOST_FOUND: usize = 1_000;
+
 /// The oid of a fully qualified signature.
 pub fn look_up(signature: &str) -> Option<u32> {
+    watch_names();
+    let known = FOUND.with_borrow_mut(|found| {
+        if !HOLDS.get() || found.len() > MOST_FOUND {
+            found.clear();
+        }
+        found.get(signature).copied()
+    });
+    if known.is_some() {
+        return known;
+    }
+    // Before the search: what changes during it counts as changed.
+    HOLDS.set(true);
+    let oid = search(signature);
+    if let Some(oid) = oid {
+        FOUND.with_borrow_mut(|found| found.insert(signature.into(), oid));
+    }
+    oid
+}
+
+fn search(signature: &str) -> Option<u32> {
     // As the owner of our tables and under the pinned search_path: looking up `pgq.job` needs a right on our
     // schema that a handler's role need not have. No code runs here; the right to execute is asked elsewhere.
     let oid: Option<pg_sys::Oid> = user::as_owner(|| {

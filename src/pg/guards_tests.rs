@@ -11,8 +11,8 @@ mod tests {
     use crate::pg::datum::Flat;
     use crate::pg::guc::Nest;
     use crate::pg::report::ErrorReport;
-    use crate::pg::session_tests::{acting_as, error_of, function, number, role, run, text, value};
     use crate::pg::scan::Field;
+    use crate::pg::session_tests::{acting_as, error_of, function, number, role, run, text, value};
     use crate::pg::spi::{Arg, Statement, Type};
     use crate::pg::xact::{self, Caught};
     use crate::pg::{clock, context, function, user};

@@ -21,6 +21,7 @@ pub mod latch;
 pub mod log;
 pub mod mapped;
 pub mod memory;
+pub mod place;
 pub mod portal;
 pub mod positions;
 pub mod report;

@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::Se
 
 use pgrx::pg_sys;
 
+use super::clock;
+use super::place::Place;
 use super::positions::{Position, POSITIONS};
 use super::shortage::Shortage;
 use super::trust::Trust;
-use super::{clock, hooks, latch};
 
 /// Databases with pgq that one server can serve.
 pub const DATABASES: usize = 64;
@@ -26,57 +27,6 @@ pub const TOUCHED: usize = 16;
 
 const NAME: &std::ffi::CStr = c"pgq shared memory, layout 4";
 const MAGIC: u64 = 0x7067_7120_3031_0004;
-
-/// A process that can be woken. All zero: nobody there.
-#[repr(C)]
-pub struct Place {
-    /// Its pid, zero when it is not there.
-    pub pid: AtomicI32,
-    /// Its number in the array of processes, plus one.
-    number: AtomicI32,
-    /// Set by whoever wants it to look, taken back by it before it looks.
-    pub wake: AtomicU32,
-}
-
-impl Place {
-    /// This process takes the place. False when somebody has it.
-    pub fn occupy(&self) -> bool {
-        if self.pid.compare_exchange(0, latch::my_pid(), SeqCst, SeqCst).is_err() {
-            return false;
-        }
-        self.number.store(latch::my_number() + 1, SeqCst);
-        true
-    }
-
-    /// This process gives the place up, if it has it.
-    pub fn vacate(&self) {
-        if self.pid.load(SeqCst) == latch::my_pid() {
-            self.number.store(0, SeqCst);
-            self.pid.store(0, SeqCst);
-        }
-    }
-
-    /// Is somebody there?
-    pub fn is_taken(&self) -> bool {
-        self.pid.load(SeqCst) != 0
-    }
-
-    /// Asks it to look: one exchange, and a latch only for the first who asks. False when nobody is there.
-    pub fn wake(&self) -> bool {
-        let first = self.wake.swap(1, SeqCst) == 0;
-        let number = self.number.load(SeqCst);
-        hooks::at("flag set");
-        if number > 0 && first {
-            latch::wake(number - 1);
-        }
-        number > 0
-    }
-
-    /// Takes the request back. Do this after resetting the latch and before looking.
-    pub fn take_wake(&self) -> bool {
-        self.wake.swap(0, SeqCst) != 0
-    }
-}
 
 /// One database of the server.
 #[repr(C)]
@@ -428,17 +378,23 @@ impl Shared {
         });
     }
 
-    /// Wakes one of the idle executors of a database that worked for this queue last, without waiting for the scheduler
-    /// to find it. Called in commit callbacks: cannot fail.
-    pub fn wake_idle_of(&self, database: u32, queue: u64) {
+    /// Calls one of the idle executors of a database that worked for this queue last, without waiting for the scheduler
+    /// to find it. True when one comes that nobody else has asked: it runs a job, or asks the scheduler to look. Called
+    /// in commit callbacks: cannot fail.
+    pub fn call_idle_of(&self, database: u32, queue: u64) -> bool {
         let may_look = |e: &&Executor| {
             e.state.load(SeqCst) == slot_state::IDLE
                 && e.queue.load(SeqCst) == queue
                 && e.place.wake.load(SeqCst) == 0
                 && e.database.load(SeqCst) == database
         };
-        if let Some(idle) = self.executors.iter().find(may_look) {
-            idle.wake();
+        self.executors.iter().find(may_look).is_some_and(|idle| idle.place.call())
+    }
+
+    /// Asks the scheduler of a database to look; the launcher where there is none.
+    pub fn ask(&self, entry: &Database) {
+        if !entry.scheduler.wake() {
+            self.launcher.wake();
         }
     }
 

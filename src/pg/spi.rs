@@ -262,10 +262,15 @@ impl Statement {
 
     /// Runs it as the owner of our tables and reads each row.
     pub fn rows<T>(&'static self, args: &[Arg<'_>], read: impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
-        tamper::guard(self.written.get_or_init(|| tamper::written(self.sql)))?;
+        let written = self.written.get_or_init(|| tamper::written(self.sql));
+        tamper::guard(written)?;
         user::as_owner(|| {
             if !self.by_index {
-                return self.execute(args, false, read);
+                let rows = self.execute(args, false, read);
+                if PROCESSED.get() > 0 {
+                    tamper::settings_written(written);
+                }
+                return rows;
             }
             let nest = super::guc::Nest::open();
             for setting in [c"enable_seqscan", c"enable_bitmapscan", c"enable_sort", c"jit"] {

@@ -8,6 +8,7 @@
 //! full, when a flag is set, and regularly in the scheduler, which tells all others by `announce`.
 
 use std::cell::Cell;
+use std::ffi::CString;
 use std::sync::atomic::Ordering::SeqCst;
 
 use pgrx::pg_sys;
@@ -153,6 +154,22 @@ pub fn generation() -> u64 {
         unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(changed), pg_sys::Datum::from(0)) };
     }
     GENERATION.get()
+}
+
+/// These tables of ours were written to. Where they say how jobs run, executors that remember a handler hear of it as
+/// of a change to the relation, and only if this transaction commits: `generation` is another one then.
+pub fn settings_written(tables: &[String]) {
+    for name in tables.iter().filter(|name| matches!(name.as_str(), "handler" | "queue_setting")) {
+        let Ok(name) = CString::new(name.as_str()) else { continue };
+        // SAFETY: look-ups in the system caches, in a transaction; the relation exists when its oid is found.
+        unsafe {
+            let schema = pg_sys::get_namespace_oid(c"pgq".as_ptr(), true);
+            let table = pg_sys::get_relname_relid(name.as_ptr(), schema);
+            if table != pg_sys::InvalidOid {
+                pg_sys::CacheInvalidateRelcacheByRelid(table);
+            }
+        }
+    }
 }
 
 /// Tells all backends of this database what the scheduler found; they then ask the catalog themselves.

@@ -133,7 +133,8 @@ impl Worker {
                 }
                 Ran::Nothing
             }
-            Ok(_) => {
+            Ok(ran) => {
+                self.is_drained = wanted.is_empty() && ran < batch.plan.jobs;
                 self.committed(handler, &progress, suspect);
                 Ran::Jobs
             }
@@ -146,6 +147,9 @@ impl Worker {
         timeout::forget();
         if !extension::lock(self.extension) {
             return Err(Caught::new(GONE, "the extension is gone"));
+        }
+        if !self.knows_its_handler() {
+            return Ok(0);
         }
         let mut callable = Self::resolve(batch.handler)?;
         let jobs = self.claim(batch, wanted)?;

@@ -27,7 +27,9 @@ use crate::pg::function::Shape;
 use crate::pg::memory::Scratch;
 use crate::pg::shmem::{slot_state, Database, Executor, Shared};
 use crate::pg::xact::Caught;
-use crate::pg::{activity, bgworker, clock, extension, guc, latch, log, session, shmem, signals, timeout, xact};
+use crate::pg::{
+    activity, bgworker, clock, extension, guc, latch, log, session, shmem, signals, tamper, timeout, xact,
+};
 use crate::settings;
 use crate::store::row::{current, Handler, Job};
 
@@ -74,6 +76,14 @@ pub(super) struct Worker {
     /// A job that brought its company down: runs alone next. (handler, job, was it excused: a deadlock, a limit?)
     pub(super) suspect: Option<(i32, i64, bool)>,
     turn: usize,
+    /// `tamper::generation` of the last look.
+    generation: u64,
+    /// The handler of functions that had a turn last, and the generation of the look before it.
+    last: Option<(Handler, u64)>,
+    /// That generation, while we run what a put called us for, without a look.
+    called_at: Option<u64>,
+    /// The last claim found less than it asked for.
+    pub(super) is_drained: bool,
     /// What went wrong last that was no job's fault, and when it was said.
     complaint: RefCell<(String, Micros)>,
 }
@@ -115,6 +125,10 @@ pub fn run(argument: i32) {
         sets: HashMap::new(),
         suspect: None,
         turn: 0,
+        generation: 0,
+        last: None,
+        called_at: None,
+        is_drained: false,
         complaint: RefCell::default(),
     };
     worker.work();
@@ -162,7 +176,7 @@ fn leave() {
     for entry in &shared.databases {
         let oid = entry.oid.load(SeqCst);
         if oid != 0 && (oid == database || entry.starving.load(SeqCst) != 0) {
-            entry.scheduler.wake();
+            shared.ask(entry);
         }
     }
 }
@@ -172,27 +186,27 @@ impl Worker {
         let mut idle_since = Micros(clock::now());
         loop {
             latch::reset();
-            self.slot.place.take_wake();
+            let called = self.slot.place.take_call();
             guc::reload_if_asked();
             if !settings::enabled() || self.leaves() || self.wear.is_worn() {
                 return;
             }
             self.slot.state.store(slot_state::IDLE, SeqCst);
             self.journal = journal::slot(self.shared, self.number);
-            match self.look() {
-                Ok(None) => return,
-                Ok(Some(handlers)) => match self.turns(&handlers) {
-                    Ran::Jobs => {
-                        idle_since = Micros(clock::now());
-                        if self.gives_way() {
-                            return;
-                        }
-                        continue;
+            match self.work_once(called) {
+                Ran::Jobs => {
+                    idle_since = Micros(clock::now());
+                    if self.gives_way() {
+                        return;
                     }
-                    Ran::Gone => return,
-                    Ran::Nothing => {}
-                },
-                Err(error) => self.pause_after(&error),
+                    continue;
+                }
+                Ran::Gone => return,
+                Ran::Nothing => {}
+            }
+            if called {
+                // It was not ours, or somebody else was faster.
+                self.shared.ask(self.entry);
             }
             let idle = Micros(clock::now()).since(idle_since);
             if idle >= settings::idle_timeout() {
@@ -209,6 +223,36 @@ impl Worker {
         }
     }
 
+    /// Who was `called` turns to the handler it worked for last, if it is as it was, and looks at all of them only when
+    /// there is nothing to do for that one.
+    fn work_once(&mut self, called: bool) -> Ran {
+        if let (true, Some((last, generation))) = (called, self.last.take()) {
+            self.called_at = Some(generation);
+            let ran = self.turns(std::slice::from_ref(&last));
+            self.called_at = None;
+            self.last = Some((last, generation));
+            if ran != Ran::Nothing {
+                return ran;
+            }
+        }
+        match self.look() {
+            Ok(None) => Ran::Gone,
+            Ok(Some(handlers)) => self.turns(&handlers),
+            Err(error) => {
+                self.pause_after(&error);
+                Ran::Nothing
+            }
+        }
+    }
+
+    /// Inside the transaction of one that was called: has nothing changed since it looked?
+    pub(super) fn knows_its_handler(&self) -> bool {
+        self.called_at.is_none_or(|generation| {
+            let mark = session::settings_mark(self.database, self.role);
+            generation == tamper::generation() && !self.wear.would_change(mark)
+        })
+    }
+
     /// Is it to leave after the present transaction?
     fn leaves(&self) -> bool {
         self.slot.leave.load(SeqCst) != 0 || self.hands.are_lost()
@@ -218,9 +262,10 @@ impl Worker {
     /// session would start with other settings.
     fn look(&mut self) -> Result<Option<Vec<Handler>>, Caught> {
         let (database, role, known) = (self.database, self.role, self.extension);
-        let mut mark = None;
+        let (mut mark, mut generation) = (None, 0);
         let (extension, handlers) = xact::run(|| {
             mark = Some(session::settings_mark(database, role));
+            generation = tamper::generation();
             let oid = if known == 0 { extension::oid() } else { known };
             if oid == 0 || !extension::lock(oid) {
                 return Ok((oid, None));
@@ -228,6 +273,7 @@ impl Worker {
             Ok((oid, parking::of_role(role, 1)?))
         })?;
         self.extension = extension;
+        self.generation = generation;
         let changed = mark.is_some_and(|mark| self.wear.changed(mark));
         Ok(handlers.filter(|_| !changed))
     }
@@ -251,6 +297,10 @@ impl Worker {
                 Ran::Jobs => {
                     self.slot.worked.store(self.slot.generation.load(SeqCst), SeqCst);
                     worked = Ran::Jobs;
+                    let is_function = !handler.is_procedure && Shape::from_word(&handler.shape) != Shape::Jobs;
+                    if self.called_at.is_none() && is_function {
+                        self.last = Some((handler.clone(), self.generation));
+                    }
                 }
                 Ran::Nothing => {}
                 Ran::Gone => return Ran::Gone,
@@ -268,6 +318,7 @@ impl Worker {
         let until = Micros(clock::now()).after(settings::batch_time());
         let mut worked = Ran::Nothing;
         loop {
+            self.is_drained = false;
             let ran = match Shape::from_word(&handler.shape) {
                 Shape::Jobs => self.run_set(handler),
                 _ if handler.is_procedure => self.run_procedure(handler),
@@ -278,7 +329,7 @@ impl Worker {
                 other if other == Ran::Gone => return other,
                 _ => return worked,
             }
-            let over = Micros(clock::now()) >= until && self.suspect.is_none();
+            let over = (Micros(clock::now()) >= until || self.is_drained) && self.suspect.is_none();
             if over || self.leaves() {
                 return worked;
             }

@@ -43,4 +43,9 @@ impl Wear {
     pub(super) fn changed(&mut self, mark: [u32; 4]) -> bool {
         *self.settings.get_or_insert(mark) != mark
     }
+
+    /// Would it be?
+    pub(super) fn would_change(&self, mark: [u32; 4]) -> bool {
+        self.settings != Some(mark)
+    }
 }

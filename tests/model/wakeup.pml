@@ -8,8 +8,8 @@
  * pgq, the freeing and remaking of a database's entry, an abort (it tells nobody: the poll is there for it).
  *
  *   model                       source
- *   Producer, ask_scheduler     pg/at_commit.rs finish, call; pg/shmem.rs Place::wake (xact.c runs the callback after
- *                               ProcArrayEndTransaction, so after the job is visible)
+ *   Producer, ask_scheduler     pg/at_commit.rs finish, call; pg/place.rs wake, call (xact.c runs the
+ *                               callback after ProcArrayEndTransaction, so after the job is visible)
  *   Outside                     api/claim.rs: a client's claim without lease, committed
  *   Launcher  boot … rest       workers/launcher.rs run, look, needed, start
  *   Scheduler boot              workers/scheduler.rs run; Place::occupy
@@ -33,6 +33,7 @@
  *   -DNO_LAUNCHER    the other half: one scheduler, which stays and lives
  *   -DOUTSIDE        with a client that claims
  *   -DLATCH_FIRST -DTAKE_AFTER_LOOK -DNO_SECOND_LOOK -DBUSY_IS_RUNNING -DNOTE_AFTER_PLACE -DNOT_ADOPTED
+ *   -DCALL_FIRST -DLEAVE_SILENTLY
  *                    faults, each at its place below, that the search must find
  */
 #ifndef DEATHS
@@ -45,6 +46,9 @@
 #define NEVER 2          /* due: no moment at which a scheduler must be there */
 #define LATER 1          /*      in a minute: only a poll comes to that */
 #define NOW   0
+
+#define ASKED  1
+#define CALLED 2
 
 mtype = { FREE, STARTING, IDLE, BUSY };
 
@@ -62,7 +66,8 @@ byte sch_asked;          /* registered background workers that have not begun */
 
 mtype exe_state;         /* Executor.state */
 bool exe_job;            /* Executor.job: shows one */
-bool exe_here, exe_flag, exe_latch;
+byte exe_flag;           /*          place.wake: ASKED, or CALLED by a producer, who then asks nobody else */
+bool exe_here, exe_latch;
 bool exe_asked;
 
 bool second, minute, idle;   /* the timers of scheduler, launcher and executor have fired: set by Watch */
@@ -99,11 +104,32 @@ inline ask_scheduler(first, number) {
     if :: number > 0 && first -> latch[number] = true :: else fi
 }
 
+/* call_idle_of: a put of one job calls the idle executor of its queue, and if it is the first to ask, nobody else. */
+inline call_executor(first, called) {
+    if
+    :: exe_state == IDLE ->
+        atomic { first = exe_flag == 0; exe_flag = (first -> CALLED : exe_flag) }
+        if :: first && exe_here -> exe_latch = true; called = true :: else fi
+    :: else
+    fi
+}
+
 proctype Producer(byte me) {
-    bool first; byte number;
+    bool first, called; byte number;
     /* ProcArrayEndTransaction; a death before it is the server's restart. In turn: they are all alike. */
+#ifdef CALL_FIRST
+    begun == me;
+    call_executor(first, called);
+    atomic { ready++; begun++ }
+#else
     atomic { begun == me -> ready++; begun++ }
     MAY_DIE(dead)
+#ifndef NO_EXECUTOR
+    call_executor(first, called);
+    MAY_DIE(dead)
+#endif
+#endif
+    if :: called -> goto dead :: else fi;
 #ifdef LATCH_FIRST
     number = sch_number;
     first = !sch_flag;
@@ -229,10 +255,10 @@ staff:
 #else
         :: exe_state == IDLE || (exe_state == BUSY && !exe_job) ->
 #endif
-            atomic { first = !exe_flag; exe_flag = true }
+            atomic { first = exe_flag == 0; exe_flag = ASKED }
             SCH_DIES(leave)
             if :: first && exe_here -> exe_latch = true :: else fi
-        :: atomic { exe_state == FREE -> exe_state = STARTING; exe_flag = false } /* reserve, under the lock */
+        :: atomic { exe_state == FREE -> exe_state = STARTING; exe_flag = 0 } /* reserve, under the lock */
             SCH_DIES(leave)
             exe_asked = true
         fi
@@ -281,7 +307,7 @@ vacated:
 }
 
 proctype Executor() {
-    bool first, worked; byte number;
+    bool first, worked, called, there; byte number;
 end_boot:
     exe_asked;
     exe_asked = false;
@@ -290,7 +316,7 @@ top:
     MAY_DIE(leave)
     exe_latch = false;                     /* reset the latch */
     MAY_DIE(leave)
-    exe_flag = false;                      /* take the flag back */
+    atomic { called = exe_flag == CALLED; exe_flag = 0 }   /* take the flag back */
     exe_state = IDLE;
     worked = false;
     MAY_DIE(leave)
@@ -312,7 +338,10 @@ claim:
     exe_state = IDLE;
     if :: worked -> goto top :: else fi;
 nothing:
+    if :: called -> ask_scheduler(first, number) :: else fi;   /* what it was called for is not its */
+    called = false;
     MAY_DIE(leave)
+    if :: exe_flag != 0 -> goto top :: else fi;
     if :: atomic { MAY_LEAVE goto leave } :: true fi; /* idle_timeout has passed */
 end_rest:
     if
@@ -323,8 +352,12 @@ end_rest:
 leave:
     atomic { ready = ready + taken; taken = 0 }   /* ShutdownPostgres rolls back */
     exe_here = false; idle = false;
-    atomic { exe_job = false; exe_flag = false; exe_state = FREE }   /* under the lock */
+    atomic { exe_job = false; exe_flag = 0; exe_state = FREE }   /* under the lock */
+    called = false;
+#ifndef LEAVE_SILENTLY
     ask_scheduler(first, number);
+    if :: number == 0 -> ask_launcher(first, there) :: else fi;
+#endif
     goto end_boot
 }
 
