@@ -5,7 +5,7 @@
 //! transaction, or under a savepoint of its handler's, is charged with a failure; one that fails in company
 //! is rolled back with the others, uncharged, and runs alone next.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::executor::{Ran, Worker, GONE};
@@ -51,13 +51,12 @@ impl Progress {
         self.first = jobs.iter().map(|job| job.id).min();
     }
 
-    /// A savepoint was rolled back that began after so many runs: how many had gone well in it, and how long the one
-    /// took that failed.
-    fn back_to(&mut self, runs: usize) -> (usize, Span) {
+    /// A savepoint was rolled back that began after so many runs: how many had gone well in it, and when the one began
+    /// that failed.
+    fn back_to(&mut self, runs: usize) -> (usize, Micros) {
         let undone = self.runs.len() - runs;
         self.runs.truncate(runs);
-        let took = self.current.map_or(Span::ZERO, |(_, began)| Micros(clock::now()).since(Micros(began)));
-        (undone, took)
+        (undone, Micros(self.current.map_or(0, |(_, began)| began)))
     }
 }
 
@@ -77,11 +76,19 @@ struct Jobs<'a> {
     company: bool,
     /// When those that have not begun go back.
     until: Micros,
+    /// The end of the last run, which is the beginning of the next: a clock is read once a job.
+    now: Cell<Micros>,
 }
 
 impl Jobs<'_> {
     fn is_over(&self) -> bool {
-        Micros(clock::now()) > self.until
+        self.now.get() > self.until
+    }
+
+    /// How long it took from then to now.
+    fn since(&self, began: Micros) -> Span {
+        self.now.set(Micros(clock::now()));
+        self.now.get().since(began)
     }
 }
 
@@ -176,7 +183,9 @@ impl Worker {
     /// Runs jobs until a batch time has passed; how many. Those that were claimed and have not begun go back as they
     /// were: what has priority over them waits for one batch time and no longer.
     fn run_some(&self, batch: &Batch<'_>, callable: &mut Callable, jobs: &[Job]) -> Result<usize, Caught> {
-        let run = Jobs { batch, company: jobs.len() > 1, until: Micros(clock::now()).after(settings::batch_time()) };
+        let now = Micros(clock::now());
+        let until = now.after(settings::batch_time());
+        let run = Jobs { batch, company: jobs.len() > 1, until, now: Cell::new(now) };
         let mut n = 0;
         while n < jobs.len() {
             if n > 0 && (run.is_over() || batch.progress.borrow().savepoints >= MAX_SAVEPOINTS) {
@@ -232,7 +241,7 @@ impl Worker {
     }
 
     /// Runs the first `size` jobs under one savepoint; how many have run. Where one fails, those before it run once
-    /// more without it, and then it does, alone: that decides.
+    /// more without it, and then it does, alone: that decides. The first of a savepoint was alone in it.
     fn run_group(&self, run: &Jobs<'_>, callable: &mut Callable, jobs: &[Job], size: usize) -> Result<usize, Caught> {
         let before = run.batch.progress.borrow().runs.len();
         let error = match xact::savepoint(|| self.run_together(run, callable, &jobs[..size])) {
@@ -243,23 +252,22 @@ impl Worker {
             Err(error) => error,
         };
         self.scratch.empty();
-        let (at, took) = run.batch.progress.borrow_mut().back_to(before);
+        let (at, began) = run.batch.progress.borrow_mut().back_to(before);
+        let took = run.since(began);
         let Some(job) = jobs[..size].get(at) else { return Err(error) };
         // The whole transaction ends when the company's time ran out, or somebody asked for it.
         if self.is_cancelled(job.id) || (run.company && timeout::expired()) {
             return Err(error);
         }
-        if size == 1 {
+        if at == 0 {
             let how = Failure { places: run.batch.handler.retry, ..Failure::default() };
             outcome::failed(job, &error, &how)?;
             run.batch.progress.borrow_mut().runs.push((took, false));
             return Ok(1);
         }
-        if at > 0 {
-            let n = self.run_group(run, callable, jobs, at)?;
-            if n < at {
-                return Ok(n);
-            }
+        let n = self.run_group(run, callable, jobs, at)?;
+        if n < at {
+            return Ok(n);
         }
         Ok(at + self.run_group(run, callable, &jobs[at..], 1)?)
     }
@@ -277,10 +285,10 @@ impl Worker {
     }
 
     fn run_one(&self, run: &Jobs<'_>, callable: &mut Callable, job: &Job) -> Result<(), Caught> {
-        let (batch, began) = (run.batch, clock::now());
-        batch.progress.borrow_mut().current = Some((job.id, began));
+        let (batch, began) = (run.batch, run.now.get());
+        batch.progress.borrow_mut().current = Some((job.id, began.0));
         self.forget_cancel(job.id);
-        self.show(batch.handler, job, began);
+        self.show(batch.handler, job, began.0);
         self.journal_job(job);
         xact::begin_statement();
         hooks::at("before handler");
@@ -295,7 +303,7 @@ impl Worker {
         let result = self.scratch.within(|| callable.call(&input, batch.keep));
         hooks::at("after handler");
         self.accept(job)?;
-        let took = Micros(clock::now()).since(Micros(began));
+        let took = run.since(began);
         self.done(batch, job, result.as_ref())?;
         observe::log::job_done(job.id, &job.queue, job.current_attempt(), took);
         batch.progress.borrow_mut().runs.push((took, true));

@@ -23,6 +23,7 @@ use crate::engine::plan;
 use crate::engine::sets::Sets;
 use crate::engine::state::is_passing;
 use crate::engine::time::{Micros, Span};
+use crate::pg::activity::Line;
 use crate::pg::function::Shape;
 use crate::pg::memory::Scratch;
 use crate::pg::shmem::{slot_state, Database, Executor, Shared};
@@ -84,6 +85,8 @@ pub(super) struct Worker {
     called_at: Option<u64>,
     /// The last claim found less than it asked for.
     pub(super) is_drained: bool,
+    /// What is shown of the jobs of a handler: (id, registered at), the text.
+    shown: RefCell<((i32, Micros), Line)>,
     /// What went wrong last that was no job's fault, and when it was said.
     complaint: RefCell<(String, Micros)>,
 }
@@ -129,6 +132,7 @@ pub fn run(argument: i32) {
         last: None,
         called_at: None,
         is_drained: false,
+        shown: RefCell::default(),
         complaint: RefCell::default(),
     };
     worker.work();
@@ -450,7 +454,12 @@ impl Worker {
     pub(super) fn show(&self, handler: &Handler, job: &Job, now: i64) {
         self.slot.set_job(job.id, job.current_attempt(), now);
         current::set(job);
-        activity::running(&format!("pgq {}#{} {}", handler.queue, job.id, handler.function));
+        let mut shown = self.shown.borrow_mut();
+        let of = (handler.id, handler.registered_at);
+        if shown.0 != of {
+            *shown = (of, Line::new(&format!("pgq {}#", handler.queue), &format!(" {}", handler.function)));
+        }
+        shown.1.running(job.id);
     }
 
     /// Did somebody ask to interrupt this job?
