@@ -109,8 +109,9 @@ fn a_leased_job_is_invisible_until_its_lease_ends() {
     let server = Server::builder().start();
     let mut client = server.create_database("app");
     let id: i64 = one(&mut client, "SELECT pgq.put('q')");
-    assert_eq!(claim(&mut client, "lease => '2 s'"), [(id, 1)]);
+    // Before the claim: the lease begins during it.
     let leased = Instant::now();
+    assert_eq!(claim(&mut client, "lease => '2 s'"), [(id, 1)]);
     assert_eq!(claim(&mut client, "10"), []);
     wait_until(PATIENCE, "the lease to end", || {
         let got = claim(&mut client, "lease => '1 min'");
