@@ -120,7 +120,7 @@ fn a_leased_job_is_invisible_until_its_lease_ends() {
     });
     let took = leased.elapsed();
     println!("a lease of 2 s ended after {:.3} s", took.as_secs_f64());
-    assert!(took >= Duration::from_millis(1_990), "{took:?}");
+    assert!(took >= Duration::from_secs(2), "{took:?}");
     assert!(took < Duration::from_secs(20), "{took:?}");
     // It counted as a failure of the first attempt, which has no say any more.
     let failures = format!("SELECT failures FROM pgq.job WHERE id = {id}");
@@ -236,10 +236,10 @@ fn with_pgq_disabled_a_claim_finds_what_is_due_itself() {
     for preload in [false, true] {
         let server = Server::builder().preload(preload).conf("pgq.enabled", "off").start();
         let mut client = server.create_database("app");
+        let began = Instant::now();
         let delayed: i64 = one(&mut client, "SELECT pgq.put('q', delay => '1 s')");
         let leased: i64 = one(&mut client, "SELECT pgq.put('q')");
         assert_eq!(claim(&mut client, "10, lease => '1 s'"), [(leased, 1)]);
-        let began = Instant::now();
         let mut got = Vec::new();
         wait_until(Duration::from_secs(10), "both to be due", || {
             got.extend(claim(&mut client, "10, lease => '1 h'"));
@@ -247,7 +247,7 @@ fn with_pgq_disabled_a_claim_finds_what_is_due_itself() {
         });
         let took = began.elapsed();
         println!("delay and lease of 1 s, disabled: {:.3} s", took.as_secs_f64());
-        assert!(took >= Duration::from_millis(900), "{took:?}");
+        assert!(took >= Duration::from_secs(1), "{took:?}");
         got.sort_unstable();
         assert_eq!(got, [(delayed, 1), (leased, 2)]);
         assert!(complete(&mut client, delayed, 1));

@@ -261,3 +261,69 @@ fn a_job_due_after_all_workers_left_still_runs_on_time() {
     assert!(late > -0.001, "it ran before its time");
     assert!(late < 10.0, "{late} s late");
 }
+
+/// Makes the executor of queue `q` idle, with `q` as the queue it worked for last.
+fn idle(client: &mut Client) {
+    sentinel(client);
+    let rests = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'pgq executor' AND state = 'idle')";
+    wait_until(FIRST, "the executor to rest", || one(client, rests));
+}
+
+/// The put calls the idle executor of the queue and nobody else. Where the job is another role's, the one that was
+/// called tells the scheduler; if it did not, each of these would wait for the next poll, a second later.
+#[test]
+fn a_call_that_reaches_the_wrong_executor_is_passed_on() {
+    const PUTS: u32 = 20;
+    let server = Server::builder().conf("pgq.poll_interval", "1h").start();
+    let (mut client, _) = noting(&server);
+    run(
+        &mut client,
+        "CREATE ROLE other LOGIN; GRANT INSERT ON ledger TO other;
+         SELECT pgq.register('q', 'note', task => 'other', run_as => 'other')",
+    );
+    let put = "SELECT pgq.put('q', task => 'other')";
+    let first: i64 = one(&mut client, put);
+    wait_until(FIRST, "the other role's executor", || has_run(&mut client, first));
+    let began = Instant::now();
+    for _ in 0..PUTS {
+        idle(&mut client);
+        let id: i64 = one(&mut client, put);
+        wait_until(FIRST, "the job of the other role", || has_run(&mut client, id));
+    }
+    let took = began.elapsed();
+    println!("{PUTS} jobs of another role: {:.1} ms each", took.as_secs_f64() * 1e3 / f64::from(PUTS));
+    assert!(took < Duration::from_secs(1) * PUTS / 2, "{took:?}");
+}
+
+/// An idle executor goes on with the handler it remembers, but not when that has changed since.
+#[test]
+fn an_idle_executor_hears_of_a_change_before_its_next_job() {
+    let server = Server::builder().start();
+    let (mut client, _) = noting(&server);
+    run(
+        &mut client,
+        "CREATE TABLE said (id bigint, what text);
+         CREATE FUNCTION one(id bigint, args jsonb) RETURNS void LANGUAGE sql
+            AS $$ INSERT INTO ledger VALUES (id); INSERT INTO said VALUES (id, 'one ' || current_setting('work_mem')) $$;
+         CREATE FUNCTION two(id bigint, args jsonb) RETURNS void LANGUAGE sql
+            AS $$ INSERT INTO ledger VALUES (id); INSERT INTO said VALUES (id, 'two ' || current_setting('work_mem')) $$",
+    );
+    for n in 0..20 {
+        let (function, work_mem) = (["one", "two"][n % 2], format!("{}kB", 1_025 + n));
+        idle(&mut client);
+        run(&mut client, &format!("SELECT pgq.register('q', '{function}')"));
+        run(&mut client, &format!("ALTER DATABASE app SET work_mem = '{work_mem}'"));
+        let id: i64 = one(&mut client, "SELECT pgq.put('q')");
+        wait_until(FIRST, "the job", || has_run(&mut client, id));
+        let said = format!("SELECT what FROM said WHERE id = {id}");
+        assert_eq!(one::<String>(&mut client, &said), format!("{function} {work_mem}"), "after change {n}");
+        // Its say on keeping is read with the handler.
+        idle(&mut client);
+        run(&mut client, "SELECT pgq.configure('q', keep_done => '1 h')");
+        let id: i64 = one(&mut client, "SELECT pgq.put('q')");
+        wait_until(FIRST, "the job that is kept", || has_run(&mut client, id));
+        let kept = format!("SELECT EXISTS (SELECT FROM pgq.finished_job WHERE id = {id})");
+        assert!(one::<bool>(&mut client, &kept), "after change {n}");
+        run(&mut client, "SELECT pgq.configure('q', keep_done => '0')");
+    }
+}

@@ -62,6 +62,11 @@ impl Place {
         self.wake.swap(0, SeqCst) == CALLED
     }
 
+    /// Was it `CALLED`, and has not taken that?
+    pub fn is_called(&self) -> bool {
+        self.wake.load(SeqCst) == CALLED
+    }
+
     /// Calls it, and nobody else, if nobody has asked it to look: true then.
     pub fn call(&self) -> bool {
         let first = self.wake.compare_exchange(0, CALLED, SeqCst, SeqCst).is_ok();

@@ -293,6 +293,10 @@ impl Worker {
                 continue;
             }
             self.slot.queue.store(names::hash(&handler.queue), SeqCst);
+            // Called since we took the flag, for a job that is to wait for no other of ours.
+            if self.slot.place.is_called() {
+                self.shared.ask(self.entry);
+            }
             self.hands.before(handler);
             let ran = if self.leaves() { Ran::Nothing } else { self.one_turn(handler) };
             self.slot.state.store(slot_state::IDLE, SeqCst);
