@@ -230,7 +230,8 @@ impl Worker {
     /// Who was `called` turns to the handler it worked for last, if it is as it was, and looks at all of them only when
     /// there is nothing to do for that one.
     fn work_once(&mut self, called: bool) -> Ran {
-        if let (true, Some((last, generation))) = (called, self.last.take()) {
+        let last = if called { self.last.take() } else { None };
+        if let Some((last, generation)) = last {
             self.called_at = Some(generation);
             let ran = self.turns(std::slice::from_ref(&last));
             self.called_at = None;
