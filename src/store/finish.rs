@@ -77,16 +77,16 @@ pub struct Return<'a> {
 /// Puts a taken job back. It loses its key when another waits with it. Quarantine ends with an attempt, unless crashes
 /// were counted.
 pub fn put_back(job: &Job, how: &Return<'_>) -> Result<()> {
-    let key = match &job.key {
-        Some(key) if key::may_return(&job.queue, key)? => Some(key.as_str()),
-        _ => None,
-    };
     let old = |field| Arg::Column(&job.row, field);
+    let key = match &job.key {
+        Some(key) if key::may_return(&job.queue, key)? => old(Field::Key),
+        _ => Arg::Null,
+    };
     let is_quarantined = job.is_quarantined && (job.crashes > 0 || how.attempt == job.attempt);
     let row = [
         Arg::Bigint(job.id),
-        Arg::Text(&job.queue),
-        Arg::text(job.task.as_deref()),
+        old(Field::Queue),
+        old(Field::Task),
         Arg::Flat(&job.args),
         Arg::Int(job.priority),
         Arg::Time(how.execute_at.0),
@@ -95,7 +95,7 @@ pub fn put_back(job: &Job, how: &Return<'_>) -> Result<()> {
         Arg::Int(how.attempt),
         Arg::Int(how.failures),
         Arg::int(job.max_attempts),
-        Arg::text(key),
+        key,
         Arg::Int(job.crashes),
         how.error.map_or(old(Field::Error), Arg::Flat),
         Arg::Bool(is_quarantined),
@@ -182,15 +182,15 @@ pub fn keep(job: &Job, end: &End<'_>) -> Result<()> {
     let old = |field| Arg::Column(&job.row, field);
     let row = [
         Arg::Bigint(job.id),
-        Arg::Text(&job.queue),
-        Arg::text(job.task.as_deref()),
+        old(Field::Queue),
+        old(Field::Task),
         Arg::Flat(&job.args),
         Arg::Int(job.priority),
         old(Field::CreatedAt),
         Arg::Int(end.attempt),
         Arg::Int(end.failures),
         Arg::int(job.max_attempts),
-        Arg::text(job.key.as_deref()),
+        old(Field::Key),
         Arg::Int(job.crashes),
         Arg::Text(end.outcome.word()),
         Arg::flat(end.result),
