@@ -64,6 +64,9 @@ pub struct Record {
     pub purged: u64,
 }
 
+/// How often a deadlock or the like is not counted as a failure of the job.
+const MAX_EXCUSES: i32 = 20;
+
 /// What is promised.
 #[derive(Debug, Clone)]
 pub struct Rules {
@@ -112,6 +115,8 @@ pub struct Verdict {
     pub undrained: Vec<i64>,
     /// Attempts and failures that do not fit what happened to the job.
     pub miscounted: Vec<i64>,
+    /// Of the first of them, what was told and what was found.
+    pub miscount: Option<String>,
     /// Quantity put, and quantity found again; the purged are not in either.
     pub sums: (i64, i64),
 }
@@ -152,6 +157,9 @@ impl fmt::Display for Verdict {
             let first: Vec<String> = jobs.iter().take(5).map(i64::to_string).collect();
             let more = if jobs.len() > 5 { ", …" } else { "" };
             write!(out, ", {} {name} ({}{more})", jobs.len(), first.join(", "))?;
+        }
+        if let Some(miscount) = &self.miscount {
+            write!(out, ", {miscount}")?;
         }
         if self.sums.0 != self.sums.1 {
             write!(out, ", quantity {} put and {} found", self.sums.0, self.sums.1)?;
@@ -274,12 +282,15 @@ fn judge_counts(verdict: &mut Verdict, put: &Put, fate: &Fate, rules: &Rules) {
         (Some(effect), _) => {
             let extra = effect.failures - put.fails;
             verdict.intrusions += u64::try_from(extra).unwrap_or(0);
+            let sqlstate = effect.sqlstate.as_deref().unwrap_or_default();
+            // Only the last error is there to be seen.
+            let was_excused = rules.excuses && ["40001", "40P01", "55P03"].contains(&sqlstate);
+            let may_hide_excuses = rules.excuses && effect.failures > 0;
             let is_told = extra == 0 || (extra > 0 && rules.intruder.is_some());
-            let is_named = extra <= 0 || put.fails > 0 || effect.sqlstate.as_deref() == rules.intruder;
+            let is_named = extra <= 0 || put.fails > 0 || was_excused || Some(sqlstate) == rules.intruder;
             // A crash that is counted may take an attempt with it; a broken run of a procedure does.
             let uncounted = effect.attempt - effect.failures - 1;
-            let sqlstate = effect.sqlstate.as_deref().unwrap_or_default();
-            let is_excused = rules.excuses && ["40001", "40P01", "55P03"].contains(&sqlstate);
+            let is_excused = (was_excused || may_hide_excuses) && uncounted <= MAX_EXCUSES;
             let may_be_uncounted = uncounted <= effect.crashes || rules.at_least_once || is_excused;
             let is_in_range = uncounted >= 0 && may_be_uncounted;
             is_told && is_named && is_in_range && !is_meant_to_die
@@ -292,6 +303,7 @@ fn judge_counts(verdict: &mut Verdict, put: &Put, fate: &Fate, rules: &Rules) {
     };
     if !right {
         verdict.miscounted.push(put.job);
+        verdict.miscount.get_or_insert_with(|| format!("{put:?} {:?} {:?}", fate.effects.first(), fate.end));
     }
 }
 
@@ -440,6 +452,25 @@ mod tests {
         assert_eq!(judged(&record).miscounted, [1]);
         let rules = Rules { excuses: true, ..Rules::default() };
         assert!(judge(&record, &rules).is_even(), "{}", judge(&record, &rules));
+        record.effects.iter_mut().filter(|effect| effect.job == 1).for_each(|effect| effect.attempt = 30);
+        assert_eq!(judge(&record, &rules).miscounted, [1], "more often than is excused");
+    }
+
+    #[test]
+    fn of_excuses_and_failures_only_the_last_is_seen() {
+        let rules = Rules { excuses: true, intruder: Some("57014"), ..Rules::default() };
+        let changed = |job: i64, attempt: i32, failures: i32, sqlstate: &str| {
+            let mut record = even();
+            for effect in record.effects.iter_mut().filter(|effect| effect.job == job) {
+                (effect.attempt, effect.failures, effect.sqlstate) = (attempt, failures, Some(sqlstate.to_owned()));
+            }
+            judge(&record, &rules)
+        };
+        let told = changed(2, 5, 2, "P0001");
+        assert!(told.is_even(), "excused before it failed as told: {told}");
+        let cancelled = changed(1, 3, 1, "40001");
+        assert!(cancelled.is_even(), "cancelled, then excused: {cancelled}");
+        assert_eq!(changed(1, 2, 0, "P0001").miscounted, [1], "neither");
     }
 
     #[test]
