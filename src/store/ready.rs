@@ -13,7 +13,8 @@ use crate::error::Result;
 use crate::pg::positions::{Begun, Key};
 use crate::pg::scan::{Field, Found, Jobs, Place, Range, Walk};
 use crate::pg::spi::{Arg, Statement, Type};
-use crate::pg::{at_commit, database, shmem};
+use crate::pg::shmem::{self, Shared};
+use crate::pg::{at_commit, database};
 use crate::store::row::{Handler, Job};
 use crate::store::{claim, numbers};
 
@@ -36,12 +37,36 @@ pub fn take(queue: &str, task: Option<&str>, n: usize, except: &[i64]) -> Result
     if PAUSED.row(&[Arg::Text(queue)], |row| row.must::<bool>(1))?.is_some() {
         return Ok(Vec::new());
     }
+    for _ in 0..TRIES {
+        let Some((taken, seen)) = walk_and_take(shared, queue, task, n, except)? else {
+            return claim::take(queue, task, n, except);
+        };
+        if !taken.is_empty() || seen == 0 {
+            numbers::taken(&taken);
+            return Ok(taken);
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// Two that begin at the same moment begin at the same place, and the slower of them comes away with nothing: he tries
+/// again, from where the other one came to.
+const TRIES: usize = 3;
+
+/// One walk: what it took, and how many it had seen. `None` where the index cannot be used.
+fn walk_and_take(
+    shared: &Shared,
+    queue: &str,
+    task: Option<&str>,
+    n: usize,
+    except: &[i64],
+) -> Result<Option<(Vec<Job>, usize)>> {
     let key = key(queue, task);
     // Before the snapshot.
     let begun = shared.begin_walk(key);
     let Some(jobs) = Jobs::open(true)? else {
         begun.iter().for_each(Begun::give_back);
-        return claim::take(queue, task, n, except);
+        return Ok(None);
     };
     jobs.of(queue);
     let mut candidates: Vec<(Place<'_>, Job)> = Vec::with_capacity(n.min(1_024));
@@ -56,11 +81,10 @@ pub fn take(queue: &str, task: Option<&str>, n: usize, except: &[i64]) -> Result
         Ok(if candidates.len() < n { Seen::Passed } else { Seen::Last })
     })?;
     met.iter().for_each(|priority| shared.make_position(key, *priority));
-    let taken: Vec<Job> =
-        candidates.into_iter().filter_map(|(place, job)| jobs.delete(&place).then_some(job)).collect();
+    let seen = candidates.len();
+    let taken = candidates.into_iter().filter_map(|(place, job)| jobs.delete(&place).then_some(job)).collect();
     jobs.close();
-    numbers::taken(&taken);
-    Ok(taken)
+    Ok(Some((taken, seen)))
 }
 
 /// What a walk does with a row.

@@ -33,7 +33,9 @@ const COMPANY_LIMIT: i64 = 8;
 /// How far a transaction came: survives its rollback.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// Jobs claimed.
+    /// Jobs that were there to be taken.
+    taken: usize,
+    /// Jobs claimed, and not given back.
     claimed: usize,
     /// The smallest of their ids.
     first: Option<i64>,
@@ -47,7 +49,7 @@ pub(super) struct Progress {
 
 impl Progress {
     fn claimed(&mut self, jobs: &[Job]) {
-        self.claimed = jobs.len();
+        (self.taken, self.claimed) = (jobs.len(), jobs.len());
         self.first = jobs.iter().map(|job| job.id).min();
     }
 
@@ -140,8 +142,8 @@ impl Worker {
                 }
                 Ran::Nothing
             }
-            Ok(ran) => {
-                self.is_drained = wanted.is_empty() && ran < batch.plan.jobs;
+            Ok(_) => {
+                self.is_drained = wanted.is_empty() && progress.taken < batch.plan.jobs;
                 self.committed(handler, &progress, suspect);
                 Ran::Jobs
             }
