@@ -3,6 +3,7 @@
 
 use pgq_tests::{count, one, run, wait_until, Server};
 use postgres::Client;
+use std::thread;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -96,19 +97,85 @@ fn rows_by_hand_and_a_sequence_set_back_are_found() {
 fn claims_go_on_without_the_index_and_with_a_new_one() {
     let (_server, mut client) = start();
     pass(&mut client, 500);
-    let define = "SELECT pg_get_indexdef('pgq.job_ready_idx'::regclass)";
+    run(&mut client, "SELECT pgq.register('q', 'work', task => 't')");
+    for index in ["job_ready_idx", "job_task_idx"] {
+        let definition: String = one(&mut client, &format!("SELECT pg_get_indexdef('pgq.{index}'::regclass)"));
+        let mut pass = |change: &str| {
+            run(&mut client, change);
+            pass_both(&mut client, 500);
+        };
+        pass(&format!("DROP INDEX pgq.{index}"));
+        pass(&definition);
+        pass(&format!("REINDEX INDEX CONCURRENTLY pgq.{index}"));
+        // One that looks alike is not taken for it.
+        pass(&format!("DROP INDEX pgq.{index}; {}", definition.replace("priority DESC", "priority")));
+        pass(&format!("DROP INDEX pgq.{index}; {}", definition.replace("'ready'", "'leased'")));
+        pass(&format!("DROP INDEX pgq.{index}; {definition}"));
+    }
+    let define = "SELECT replace(pg_get_indexdef('pgq.job_task_idx'::regclass), 'task IS NOT NULL', 'task IS NULL')";
     let definition: String = one(&mut client, define);
-    run(&mut client, "DROP INDEX pgq.job_ready_idx");
-    pass(&mut client, 500);
-    run(&mut client, &definition);
-    pass(&mut client, 500);
-    run(&mut client, "REINDEX INDEX CONCURRENTLY pgq.job_ready_idx");
-    pass(&mut client, 500);
-    // One that looks alike is not taken for it.
-    run(&mut client, "DROP INDEX pgq.job_ready_idx");
-    run(&mut client, "CREATE INDEX job_ready_idx ON pgq.job (queue, priority, id) WHERE state = 'ready'");
-    run(&mut client, "CREATE INDEX other_idx ON pgq.job (queue, priority DESC, id) WHERE state = 'leased'");
-    pass(&mut client, 500);
+    run(&mut client, &format!("DROP INDEX pgq.job_task_idx; {definition}"));
+    pass_both(&mut client, 500);
+}
+
+/// As `pass`, for jobs without a task and for as many that have one.
+fn pass_both(client: &mut Client, jobs: i64) {
+    let before = count(client, "ran");
+    let put = "SELECT count(pgq.put('q', task => CASE n % 2 WHEN 0 THEN 't' END)) FROM generate_series(1, 2 * ";
+    run(client, &format!("{put}{jobs}) AS n"));
+    wait_until(PATIENCE, "the jobs of both", || count(client, "ran") == before + 2 * jobs);
+}
+
+/// How many entries of the indexes of jobs were read.
+fn read(client: &mut Client) -> i64 {
+    one(client, "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes WHERE relid = 'pgq.job'::regclass")
+}
+
+#[test]
+fn nobody_walks_over_the_jobs_of_other_tasks_again_and_again() {
+    const OTHERS: i64 = 50_000;
+    let (_server, mut client) = start();
+    run(&mut client, "SELECT pgq.register('busy', 'work')");
+    for (others, task) in [("'nobody'", "NULL"), ("NULL", "'t'")] {
+        run(
+            &mut client,
+            "SELECT pgq.unregister(queue, task) FROM pgq.handler WHERE queue = 'q'; TRUNCATE pgq.job, ran",
+        );
+        run(&mut client, &format!("SELECT count(pgq.put('q', task => {others})) FROM generate_series(1, {OTHERS})"));
+        run(&mut client, &format!("SELECT pgq.register('q', 'work', task => {task})"));
+        let one_more = |client: &mut Client| {
+            // Two at once are the scheduler's to look for, and it looks for the jobs of every handler.
+            let id: i64 = one(client, "SELECT max(pgq.put('busy')) FROM generate_series(1, 2)");
+            runs(client, id);
+        };
+        one_more(&mut client);
+        let (began, before) = (Instant::now(), read(&mut client));
+        (0..50).for_each(|_| one_more(&mut client));
+        // A process reports its statistics at most once a second (PGSTAT_MIN_INTERVAL), when it comes to rest.
+        for _ in 0..3 {
+            thread::sleep(Duration::from_millis(1_100));
+            one_more(&mut client);
+        }
+        let entries = read(&mut client) - before;
+        // The look from the very start comes by once in 0.9 s.
+        let looks = i64::try_from(began.elapsed().as_millis() / 900).expect("few") + 2;
+        println!("53 looks for task {task} beside {OTHERS} of {others}: {entries} entries in {:?}", began.elapsed());
+        assert!(entries < (looks + 5) * OTHERS, "{entries} entries were read in {looks} looks");
+    }
+}
+
+#[test]
+fn more_handlers_than_positions_lose_nothing() {
+    let (_server, mut client) = start();
+    let register = "SELECT count(pgq.register('m' || n / 3, 'work', task => NULLIF('t' || n % 3, 't0')))
+                    FROM generate_series(0, 599) AS n";
+    run(&mut client, register);
+    for round in 1..=4 {
+        let put = "SELECT count(pgq.put('m' || n / 3, task => NULLIF('t' || n % 3, 't0')))                    FROM generate_series(0, 599) AS n, generate_series(1, 5)";
+        run(&mut client, put);
+        wait_until(PATIENCE, "the jobs of all", || count(&mut client, "ran") == round * 3_000);
+    }
+    assert_eq!(count(&mut client, "(SELECT DISTINCT id FROM ran) AS all_of_them"), 12_000);
 }
 
 #[test]

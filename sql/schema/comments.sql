@@ -24,6 +24,7 @@ COMMENT ON CONSTRAINT job_state_check ON pgq.job IS 'The states of a live job.';
 COMMENT ON CONSTRAINT job_attempt_check ON pgq.job IS 'Counts are not negative, and there are no more failures than attempts.';
 COMMENT ON CONSTRAINT job_max_attempts_check ON pgq.job IS 'At least one attempt.';
 COMMENT ON INDEX pgq.job_pkey IS 'Serves every statement about one job: complete, fail, extend, release, cancel, run, wait, waiting.';
+COMMENT ON INDEX pgq.job_task_idx IS 'Serves the claim for one task, in the same order.';
 COMMENT ON INDEX pgq.job_ready_idx IS 'Serves the claim: ready jobs of a queue, in the order they are handed out.';
 COMMENT ON INDEX pgq.job_due_idx IS 'Serves the scheduler: promotion of due jobs and end of leases, earliest first.';
 COMMENT ON INDEX pgq.job_quarantine_idx IS 'Serves the claim of jobs in quarantine; empty where no process died.';

@@ -1,5 +1,6 @@
 -- Each index names the statements that it serves; store/ repeats it at the statement.
 CREATE INDEX job_ready_idx ON pgq.job (queue, priority DESC, id) WHERE state = 'ready';
+CREATE INDEX job_task_idx ON pgq.job (queue, task, priority DESC, id) WHERE state = 'ready' AND task IS NOT NULL;
 CREATE INDEX job_quarantine_idx ON pgq.job (queue, priority DESC, id) WHERE quarantined AND state = 'ready';
 CREATE INDEX job_due_idx ON pgq.job (execute_at) WHERE state = 'scheduled' OR state = 'leased';
 CREATE INDEX job_key_idx ON pgq.job (queue, key) WHERE key IS NOT NULL;

@@ -39,7 +39,7 @@ pub struct Pace {
     solitary: bool,
     /// How long a job takes, as a moving average in microseconds; never under 1.
     average_us: i64,
-    /// The size of the last shared transaction: the next grows at most fourfold.
+    /// The size of the largest transaction of late: the next is at most four times as large.
     last: usize,
 }
 
@@ -95,7 +95,8 @@ impl Pace {
 
     /// A shared transaction of `jobs` jobs committed.
     pub fn committed(&mut self, jobs: usize) {
-        self.last = jobs.max(1);
+        // Smaller ones found no more jobs, or had their time: both say nothing against larger ones.
+        self.last = self.last.max(jobs);
     }
 
     /// A shared transaction had to be given up because one of its jobs would not end.

@@ -49,6 +49,13 @@ pub fn handler_limit(concurrency: Option<i32>, max_workers: usize) -> usize {
     }
 }
 
+/// Where in a list of `len` an executor begins, so that they are far from each other however many there are: multiples
+/// of the golden ratio (Knuth, The Art of Computer Programming 3, 6.4).
+pub fn place(executor: usize, len: usize) -> usize {
+    let part = u32::try_from(executor).unwrap_or(0).wrapping_mul(0x9E37_79B9);
+    usize::try_from((u64::from(part) * u64::try_from(len).unwrap_or(0)) >> 32).unwrap_or(0)
+}
+
 /// Shares `room` (executors that may still be started) among the roles: first one to each role that
 /// has none, then the rest in turn.
 pub fn orders(demands: &[Demand], pools: &[Pool], room: usize) -> Vec<Order> {
@@ -110,6 +117,13 @@ mod tests {
         {
             assert_eq!(handler_limit(concurrency, workers), limit, "{concurrency:?} of {workers}");
         }
+    }
+
+    #[test]
+    fn executors_begin_far_from_each_other() {
+        let begins: Vec<usize> = (0..4).map(|executor| place(executor, 1_000)).collect();
+        assert_eq!(begins, [0, 618, 236, 854]);
+        assert_eq!((place(3, 1), place(63, 0)), (0, 0));
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod function;
 pub mod grant;
 pub mod guc;
 pub mod hooks;
+pub mod index;
 pub mod insert;
 pub mod latch;
 pub mod log;

@@ -2,7 +2,7 @@
 //!
 //! Without them every claim starts at the head of its index and walks over the entries of all the jobs that were done
 //! since the oldest snapshot of the server was taken. They are hints: the table decides what is a job, and the scheduler
-//! looks from the very start often enough to find what the hints missed (`store::ready::behind`).
+//! looks from the very start often enough to find what the hints missed (`store::ready::find_missed`).
 //!
 //! One `Position` for each (queue, task) with a handler and each priority that was met there. `next` is the id below
 //! which everything was handed out; it grows. `low` is the smallest id that appeared, or came back, since somebody
@@ -12,10 +12,13 @@
 
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::SeqCst};
 
+use super::clock;
 use super::shmem::Shared;
 
-/// Positions of one server. Who finds no room walks from the start.
+/// Positions of one server. Who finds no room takes one that did not move for `RECENT`, or walks from the start.
 pub const POSITIONS: usize = 192;
+/// In microseconds.
+const RECENT: i64 = 1_000_000;
 /// Priorities of one handler that have one: a priority used as a timestamp must not take them all.
 const LEVELS: usize = 16;
 
@@ -31,6 +34,8 @@ pub struct Position {
     next: AtomicI64,
     /// i64::MAX for none.
     low: AtomicI64,
+    /// When it moved last.
+    moved: AtomicI64,
 }
 
 /// Whose jobs: hashes of its database, its queue and its task.
@@ -59,6 +64,8 @@ fn mixed(database: u32, queue: u64) -> u64 {
 #[derive(Clone, Copy)]
 pub struct Begun<'a> {
     position: &'a Position,
+    /// Whose it was then.
+    key: u64,
     /// The priority.
     pub priority: i32,
     next: i64,
@@ -78,10 +85,23 @@ impl Begun<'_> {
 
     /// The walk handed out everything below `to`, or all there was if `whole`.
     pub fn came(&self, to: i64, whole: bool) {
-        self.position.next.fetch_max(to, SeqCst);
+        if !self.is_ours() {
+            return;
+        }
+        if self.position.next.fetch_max(to, SeqCst) < to {
+            self.position.moved.store(clock::now(), SeqCst);
+        }
+        if !self.is_ours() {
+            // Somebody else's meanwhile, and that was not his.
+            self.lower(i64::MIN);
+        }
         if !whole && to < self.next {
             self.lower(to);
         }
+    }
+
+    fn is_ours(&self) -> bool {
+        self.position.key.load(SeqCst) == self.key
     }
 
     /// The walk did not come here.
@@ -108,7 +128,7 @@ impl Shared {
             .map(|position| {
                 let low = position.low.swap(i64::MAX, SeqCst);
                 let next = position.next.load(SeqCst);
-                Begun { position, priority: position.priority.load(SeqCst), next, low }
+                Begun { position, key: key.key, priority: position.priority.load(SeqCst), next, low }
             })
             .collect();
         all.sort_unstable_by_key(|begun| std::cmp::Reverse(begun.priority));
@@ -119,7 +139,8 @@ impl Shared {
     pub fn positions(&self, key: Key) -> Vec<Begun<'_>> {
         let read = |position| {
             let Position { low, next, priority, .. }: &Position = position;
-            Begun { position, priority: priority.load(SeqCst), next: next.load(SeqCst), low: low.load(SeqCst) }
+            let (priority, next, low) = (priority.load(SeqCst), next.load(SeqCst), low.load(SeqCst));
+            Begun { position, key: key.key, priority, next, low }
         };
         self.positions_of(key).map(read).collect()
     }
@@ -132,12 +153,21 @@ impl Shared {
             if known >= LEVELS || self.positions_of(key).any(|p| p.priority.load(SeqCst) == priority) {
                 return;
             }
-            let Some(free) = self.positions.iter().find(|p| p.queue.load(SeqCst) == 0) else { return };
+            let now = clock::now();
+            let rests = |p: &&Position| now.saturating_sub(p.moved.load(SeqCst)) > RECENT;
+            let is_free = |p: &&Position| p.queue.load(SeqCst) == 0;
+            let Some(free) = self.positions.iter().find(is_free).or_else(|| self.positions.iter().find(rests)) else {
+                return;
+            };
+            // First the name, which tells whoever is still on a walk of its last owner.
+            free.queue.store(0, SeqCst);
+            free.key.store(key.key, SeqCst);
             free.database.store(key.database, SeqCst);
             free.priority.store(priority, SeqCst);
-            free.next.store(i64::MIN, SeqCst);
+            // In this order: what such a one wrongly says of `next` is followed by his word to begin at the start.
             free.low.store(i64::MAX, SeqCst);
-            free.key.store(key.key, SeqCst);
+            free.next.store(i64::MIN, SeqCst);
+            free.moved.store(now, SeqCst);
             // Last: an entry counts from here on.
             free.queue.store(key.queue, SeqCst);
         });

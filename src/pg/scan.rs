@@ -1,5 +1,5 @@
-//! The jobs that are ready, by direct access: a walk along the index job_ready_idx under one snapshot, without planner
-//! and executor, and the removal of the rows it found. What `store::ready` claims with.
+//! The jobs that are ready, by direct access: a walk along one of the indexes of `pg::index` under one snapshot, without
+//! planner and executor, and the removal of the rows it found. What `store::ready` claims with.
 //!
 //! F1 of the review: a TID means its row only while the snapshot that showed it is held, because until then nothing
 //! removes the row's last version from its page. So `Jobs` pushes one snapshot when it is opened, walks and deletes
@@ -14,6 +14,7 @@ use std::marker::PhantomData;
 use pgrx::pg_sys;
 
 use super::datum::Flat;
+use super::index::{Along, Key, Order};
 use super::spi::Column;
 use super::{tamper, text};
 use crate::error::{Error, Result};
@@ -87,15 +88,24 @@ pub enum Walk {
     Stop,
 }
 
-/// pgq.job and its index of ready jobs, open in this transaction.
+/// pgq.job and its indexes of ready jobs, open in this transaction.
 pub struct Jobs {
     heap: pg_sys::Relation,
-    index: pg_sys::Relation,
-    scan: pg_sys::IndexScanDesc,
+    ready: Open,
+    /// For the jobs that have a task; without it these are looked for among all of their queue.
+    tasks: Option<Open>,
     slot: *mut pg_sys::TupleTableSlot,
     queue: Cell<pg_sys::Datum>,
+    task: Cell<pg_sys::Datum>,
     /// The last transaction that was found to hold a row: it holds many.
     holder: Cell<pg_sys::TransactionId>,
+}
+
+/// An index, and a scan of it.
+#[derive(Clone, Copy)]
+struct Open {
+    along: Along,
+    scan: pg_sys::IndexScanDesc,
 }
 
 /// A row that the walk is at.
@@ -103,14 +113,6 @@ pub struct Found<'jobs> {
     jobs: &'jobs Jobs,
     tuple: pg_sys::HeapTuple,
 }
-
-/// texteq, int4le, int4ge, int8ge (pg_proc.dat).
-const KEYS: [(Field, u32, u32); 4] = [
-    (Field::Queue, pg_sys::BTEqualStrategyNumber, pg_sys::F_TEXTEQ),
-    (Field::Priority, pg_sys::BTLessEqualStrategyNumber, pg_sys::F_INT4LE),
-    (Field::Priority, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT4GE),
-    (Field::Id, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE),
-];
 
 impl Jobs {
     /// Opens them, to be written to if `writes`. Nothing is found before `of` named a queue. `None` when there is no index that can be used.
@@ -130,39 +132,59 @@ impl Jobs {
         unsafe {
             let lock = if writes { pg_sys::RowExclusiveLock } else { pg_sys::AccessShareLock };
             let heap = pg_sys::table_open(table, i32::try_from(lock).unwrap_or(1));
-            let Some(index) = ready_index(heap, table) else {
+            let Some(ready) = Along::of(heap, Order::Queue) else {
                 pg_sys::table_close(heap, 0);
                 return Ok(None);
             };
             let slot = pg_sys::table_slot_create(heap, std::ptr::null_mut());
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-            let scan = pg_sys::index_beginscan(
+            let begin = |along: Along| Open {
+                along,
+                scan: pg_sys::index_beginscan(
+                    heap,
+                    along.index(),
+                    pg_sys::GetActiveSnapshot(),
+                    i32::try_from(along.keys().len()).unwrap_or(0),
+                    0,
+                    #[cfg(feature = "pg18")]
+                    std::ptr::null_mut(),
+                ),
+            };
+            Ok(Some(Jobs {
                 heap,
-                index,
-                pg_sys::GetActiveSnapshot(),
-                i32::try_from(KEYS.len()).unwrap_or(0),
-                0,
-                #[cfg(feature = "pg18")]
-                std::ptr::null_mut(),
-            );
-            let (queue, holder) = (Cell::new(pg_sys::Datum::null()), Cell::new(pg_sys::InvalidTransactionId));
-            Ok(Some(Jobs { heap, index, scan, slot, queue, holder }))
+                ready: begin(ready),
+                tasks: Along::of(heap, Order::Task).map(begin),
+                slot,
+                queue: Cell::new(pg_sys::Datum::null()),
+                task: Cell::new(pg_sys::Datum::null()),
+                holder: Cell::new(pg_sys::InvalidTransactionId),
+            }))
         }
     }
 
-    /// The walks from now on are in this queue.
-    pub fn of(&self, queue: &str) {
+    /// The walks from now on are in this queue, and come to its jobs of this task (`None` is those without one). They
+    /// may come to others of the queue too.
+    pub fn of(&self, queue: &str, task: Option<&str>) {
         self.queue.set(text::datum(queue).unwrap_or(pg_sys::Datum::null()));
+        self.task.set(task.and_then(text::datum).unwrap_or(pg_sys::Datum::null()));
+    }
+
+    fn by_task(&self) -> Option<Open> {
+        self.tasks.filter(|_| !self.task.get().is_null())
     }
 
     /// Ends the walks. The locks stay to the end of the transaction.
     pub fn close(self) {
         // SAFETY: what `open` opened, in reverse.
         unsafe {
-            pg_sys::index_endscan(self.scan);
+            for open in self.tasks.iter().chain([&self.ready]) {
+                pg_sys::index_endscan(open.scan);
+            }
             pg_sys::ExecDropSingleTupleTableSlot(self.slot);
             pg_sys::PopActiveSnapshot();
-            pg_sys::index_close(self.index, 0);
+            for open in self.tasks.iter().chain([&self.ready]) {
+                pg_sys::index_close(open.along.index(), 0);
+            }
             pg_sys::table_close(self.heap, 0);
         }
     }
@@ -177,33 +199,21 @@ impl Jobs {
         if self.queue.get().is_null() {
             return Ok(true);
         }
-        let values = [
-            self.queue.get(),
-            pg_sys::Datum::from(range.most),
-            pg_sys::Datum::from(range.least),
-            pg_sys::Datum::from(range.from),
-        ];
-        // SAFETY: the keys fit the index's first columns (`ready_index` compared them) and are copied by index_rescan;
-        // the slot holds a pin on the row's page until the next row.
+        let Open { along, scan } = self.by_task().unwrap_or(self.ready);
+        // SAFETY: the keys fit the index's columns (`Along::of` compared them) and are copied by index_rescan; the slot
+        // holds a pin on the row's page until the next row.
         unsafe {
-            let mut keys = [pg_sys::ScanKeyData::default(); KEYS.len()];
-            for ((key, (field, strategy, procedure)), value) in keys.iter_mut().zip(KEYS).zip(values) {
-                let collation = if field == Field::Queue { pg_sys::C_COLLATION_OID } else { pg_sys::InvalidOid };
-                pg_sys::ScanKeyEntryInitialize(
-                    key,
-                    0,
-                    index_column(field),
-                    u16::try_from(strategy).unwrap_or(0),
-                    pg_sys::InvalidOid,
-                    collation,
-                    pg_sys::Oid::from(procedure),
-                    value,
-                );
-            }
-            let count = i32::try_from(KEYS.len()).unwrap_or(0);
-            pg_sys::index_rescan(self.scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
+            let mut keys = along.scan_keys(|key| match key {
+                Key::Queue => self.queue.get(),
+                Key::Task => self.task.get(),
+                Key::Most => pg_sys::Datum::from(range.most),
+                Key::Least => pg_sys::Datum::from(range.least),
+                Key::From => pg_sys::Datum::from(range.from),
+            });
+            let count = i32::try_from(keys.len()).unwrap_or(0);
+            pg_sys::index_rescan(scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
             let forward = pg_sys::ScanDirection::ForwardScanDirection;
-            while pg_sys::index_getnext_slot(self.scan, forward, self.slot) {
+            while pg_sys::index_getnext_slot(scan, forward, self.slot) {
                 super::xact::check_interrupts();
                 pg_sys::slot_getsomeattrs_int(self.slot, COLUMNS);
                 let tuple = pg_sys::ExecFetchSlotHeapTuple(self.slot, false, std::ptr::null_mut());
@@ -246,6 +256,18 @@ impl<'jobs> Found<'jobs> {
     /// A column that is never NULL.
     pub fn must<T: Column>(&self, field: Field) -> Result<T> {
         self.get(field).ok_or_else(|| Error::Internal(format!("column {field:?} is null")))
+    }
+
+    /// Is it of this task, which is the one that `Jobs::of` named?
+    pub fn is_of(&self, task: Option<&str>) -> bool {
+        let at = Field::Task as usize - 1;
+        // SAFETY: as in `get`.
+        let has_task = unsafe { !*(*self.jobs.slot).tts_isnull.add(at) };
+        match task {
+            None => !has_task,
+            Some(_) if self.jobs.by_task().is_some() => true,
+            Some(task) => has_task && self.get::<String>(Field::Task).is_some_and(|own| own == task),
+        }
     }
 
     /// Where it is.
@@ -291,119 +313,5 @@ impl<'jobs> Found<'jobs> {
             self.jobs.holder.set(xmax);
         }
         held
-    }
-}
-
-/// The place of a column in the index.
-fn index_column(field: Field) -> i16 {
-    match field {
-        Field::Queue => 1,
-        Field::Priority => 2,
-        _ => 3,
-    }
-}
-
-thread_local! {
-    /// (table, index, `tamper::generation` when it was found)
-    static KNOWN: Cell<(pg_sys::Oid, pg_sys::Oid, u64)> =
-        const { Cell::new((pg_sys::InvalidOid, pg_sys::InvalidOid, 0)) };
-}
-
-/// The index (queue, priority DESC, id) WHERE state = 'ready', open; `None` when there is none that can be used.
-///
-/// # Safety
-/// `heap` must be pgq.job, open and locked.
-unsafe fn ready_index(heap: pg_sys::Relation, table: pg_sys::Oid) -> Option<pg_sys::Relation> {
-    let generation = tamper::generation();
-    let (of, known, at) = KNOWN.get();
-    // SAFETY: no relation was changed since the index was found, so it is there; RowExclusive and AccessShare locks
-    // conflict with what would drop it, and opening it tells of changes that came before.
-    unsafe {
-        if of == table && at == generation {
-            let index = open_index(known);
-            if tamper::generation() == generation {
-                return Some(index);
-            }
-            pg_sys::index_close(index, 0);
-        }
-        let list = pg_sys::RelationGetIndexList(heap);
-        let mut found = None;
-        for n in 0..pg_sys::list_length(list) {
-            let oid = pg_sys::list_nth_oid(list, n);
-            let index = open_index(oid);
-            if is_ready_index(index) {
-                KNOWN.set((table, oid, tamper::generation()));
-                found = Some(index);
-                break;
-            }
-            pg_sys::index_close(index, 0);
-        }
-        pg_sys::list_free(list);
-        found
-    }
-}
-
-/// # Safety
-/// An index that exists, of a table that is locked.
-unsafe fn open_index(oid: pg_sys::Oid) -> pg_sys::Relation {
-    // SAFETY: the caller's promise.
-    unsafe { pg_sys::index_open(oid, i32::try_from(pg_sys::AccessShareLock).unwrap_or(1)) }
-}
-
-/// Is it what sql/schema/indexes.sql makes, and can it be used? As get_relation_info (plancat.c) asks; one with
-/// indcheckxmin is left to the planner.
-///
-/// # Safety
-/// `index` must be an open index of pgq.job.
-unsafe fn is_ready_index(index: pg_sys::Relation) -> bool {
-    let keys = [Field::Queue, Field::Priority, Field::Id];
-    let families = [pg_sys::TEXT_BTREE_FAM_OID, pg_sys::INTEGER_BTREE_FAM_OID, pg_sys::INTEGER_BTREE_FAM_OID];
-    // DESC NULLS FIRST for the priority: INDOPTION_DESC | INDOPTION_NULLS_FIRST (pg_index.h).
-    let options = [0, 3, 0];
-    // SAFETY: fields of an open index's relcache entry; indkey and the arrays have indnkeyatts elements.
-    unsafe {
-        let form = &*(*index).rd_index;
-        if !(form.indisvalid && form.indisready && form.indislive) || form.indcheckxmin || form.indnkeyatts != 3 {
-            return false;
-        }
-        let columns = form.indkey.values.as_ptr();
-        for n in 0..3 {
-            let same = *columns.add(n) == keys[n] as i16
-                && *(*index).rd_opfamily.add(n) == families[n]
-                && *(*index).rd_indoption.add(n) == options[n];
-            if !same {
-                return false;
-            }
-        }
-        *(*index).rd_indcollation == pg_sys::C_COLLATION_OID && is_state_ready(pg_sys::RelationGetIndexPredicate(index))
-    }
-}
-
-/// Is the predicate `state = 'ready'`?
-///
-/// # Safety
-/// `predicate` must be a list of expressions, or null.
-unsafe fn is_state_ready(predicate: *mut pg_sys::List) -> bool {
-    // SAFETY: nodes are looked at by their tags.
-    unsafe {
-        if pg_sys::list_length(predicate) != 1 {
-            return false;
-        }
-        let node: *mut pg_sys::OpExpr = pg_sys::list_nth(predicate, 0).cast();
-        if (*node).xpr.type_ != pg_sys::NodeTag::T_OpExpr
-            || (*node).opno != pg_sys::Oid::from(pg_sys::TextEqualOperator)
-            || pg_sys::list_length((*node).args) != 2
-        {
-            return false;
-        }
-        let left: *mut pg_sys::Var = pg_sys::list_nth((*node).args, 0).cast();
-        let right: *mut pg_sys::Const = pg_sys::list_nth((*node).args, 1).cast();
-        if (*left).xpr.type_ != pg_sys::NodeTag::T_Var
-            || (*left).varattno != Field::State as i16
-            || (*right).xpr.type_ != pg_sys::NodeTag::T_Const
-        {
-            return false;
-        }
-        String::read((*right).constvalue, (*right).constisnull).is_some_and(|word| word == "ready")
     }
 }

@@ -25,8 +25,8 @@ pub const EXECUTORS: usize = 64;
 /// Queues that a database remembers as touched between two looks of its scheduler.
 pub const TOUCHED: usize = 16;
 
-const NAME: &std::ffi::CStr = c"pgq shared memory, layout 4";
-const MAGIC: u64 = 0x7067_7120_3031_0004;
+const NAME: &std::ffi::CStr = c"pgq shared memory, layout 5";
+const MAGIC: u64 = 0x7067_7120_3031_0005;
 
 /// One database of the server.
 #[repr(C)]

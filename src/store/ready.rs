@@ -12,18 +12,14 @@ use crate::engine::names;
 use crate::error::Result;
 use crate::pg::positions::{Begun, Key};
 use crate::pg::scan::{Field, Found, Jobs, Place, Range, Walk};
-use crate::pg::spi::{Arg, Statement, Type};
 use crate::pg::shmem::{self, Shared};
+use crate::pg::spi::{Arg, Statement, Type};
 use crate::pg::{at_commit, database};
 use crate::store::row::{Handler, Job};
 use crate::store::{claim, numbers};
 
 fn key(queue: &str, task: Option<&str>) -> Key {
     Key::new(database::current(), names::hash(queue), task.map(names::hash))
-}
-
-fn is_of(row: &Found<'_>, task: Option<&str>) -> bool {
-    row.get::<String>(Field::Task).as_deref() == task
 }
 
 /// Index: primary key of queue_setting; locks nothing.
@@ -68,10 +64,10 @@ fn walk_and_take(
         begun.iter().for_each(Begun::give_back);
         return Ok(None);
     };
-    jobs.of(queue);
+    jobs.of(queue, task);
     let mut candidates: Vec<(Place<'_>, Job)> = Vec::with_capacity(n.min(1_024));
     let met = along(&jobs, &begun, |row| {
-        if !is_of(row, task) || row.must::<bool>(Field::Quarantined)? || row.is_held() {
+        if !row.is_of(task) || row.must::<bool>(Field::Quarantined)? || row.is_held() {
             return Ok(Seen::Passed);
         }
         if except.contains(&row.must(Field::Id)?) {
@@ -140,6 +136,9 @@ fn along<'jobs>(
     Ok(met)
 }
 
+/// Who counts remembers where he came to only after a walk over so many rows: past the jobs of other tasks.
+const LONG: usize = 1_000;
+
 /// Counts the jobs of each handler that may run now and that nobody has, up to `bound`, into `Handler::ready`.
 pub fn count(handlers: &mut [Handler], bound: i64) -> Result<()> {
     let Some(shared) = shmem::shared() else { return count_by_statement(handlers, bound) };
@@ -151,16 +150,21 @@ pub fn count(handlers: &mut [Handler], bound: i64) -> Result<()> {
         return count_by_statement(handlers, bound);
     };
     for (handler, begun) in handlers.iter_mut().zip(&begun) {
-        jobs.of(&handler.queue);
-        let mut ready = 0;
-        along(&jobs, begun, |row| {
-            if !is_of(row, handler.task.as_deref()) || row.is_held() {
+        jobs.of(&handler.queue, handler.task.as_deref());
+        let (mut ready, mut visited) = (0, 0);
+        let met = along(&jobs, begun, |row| {
+            visited += 1;
+            if !row.is_of(handler.task.as_deref()) || row.is_held() {
                 return Ok(Seen::Passed);
             }
             ready += 1;
             Ok(if ready < bound { Seen::Left } else { Seen::Stay })
         })?;
         handler.ready = ready;
+        if visited > LONG {
+            let key = key(&handler.queue, handler.task.as_deref());
+            met.iter().for_each(|priority| shared.make_position(key, *priority));
+        }
     }
     jobs.close();
     Ok(())
@@ -192,7 +196,7 @@ pub fn find_missed(handlers: &[Handler]) -> Result<usize> {
     let Some(jobs) = Jobs::open(false)? else { return Ok(0) };
     let mut found = 0;
     for (handler, levels) in handlers.iter().zip(&positions) {
-        jobs.of(&handler.queue);
+        jobs.of(&handler.queue, handler.task.as_deref());
         for level in levels {
             let range = Range { most: level.priority, least: level.priority, from: i64::MIN };
             jobs.walk(range, |row| {
@@ -200,7 +204,7 @@ pub fn find_missed(handlers: &[Handler]) -> Result<usize> {
                 if id >= level.next() {
                     return Ok(Walk::Stop);
                 }
-                if !is_of(row, handler.task.as_deref()) || row.is_held() {
+                if !row.is_of(handler.task.as_deref()) || row.is_held() {
                     return Ok(Walk::On);
                 }
                 level.lower(id);

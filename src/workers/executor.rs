@@ -40,6 +40,8 @@ const MIN_STAY: Span = Span::from_millis(1_000);
 const ERROR_PAUSE: Span = Span::from_millis(200);
 /// The same after a conflict with somebody else's transaction.
 const CONFLICT_PAUSE: Span = Span::from_millis(5);
+/// After so many handlers in a row with nothing left to do it is time for another look.
+const IN_VAIN: usize = 8;
 /// The same complaint is not repeated sooner.
 const SAME_COMPLAINT: Span = Span::from_millis(60_000);
 
@@ -283,12 +285,18 @@ impl Worker {
         Ok(handlers.filter(|_| !changed))
     }
 
-    /// Gives each handler one turn, beginning with another one each time.
+    /// Gives each handler one turn, beginning with another one each time, and far from where the other executors begin.
     fn turns(&mut self, handlers: &[Handler]) -> Ran {
-        let mut worked = Ran::Nothing;
+        let (mut worked, mut in_vain) = (Ran::Nothing, 0);
         self.turn = self.turn.wrapping_add(1);
+        let first = self.turn.wrapping_add(plan::place(self.number, handlers.len()));
         for n in 0..handlers.len() {
-            let handler = &handlers[(n + self.turn) % handlers.len()];
+            // Others were here since we looked.
+            if worked == Ran::Jobs && in_vain >= IN_VAIN {
+                break;
+            }
+            in_vain += 1;
+            let handler = &handlers[first.wrapping_add(n) % handlers.len()];
             let limit = plan::handler_limit(handler.concurrency, settings::max_workers());
             if !self.shared.begin(self.number, handler.id, limit) {
                 continue;
@@ -305,7 +313,7 @@ impl Worker {
             match ran {
                 Ran::Jobs => {
                     self.slot.worked.store(self.slot.generation.load(SeqCst), SeqCst);
-                    worked = Ran::Jobs;
+                    (worked, in_vain) = (Ran::Jobs, 0);
                     let is_function = !handler.is_procedure && Shape::from_word(&handler.shape) != Shape::Jobs;
                     if self.called_at.is_none() && is_function {
                         self.last = Some((handler.clone(), self.generation));

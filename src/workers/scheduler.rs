@@ -181,8 +181,8 @@ impl Scheduler {
         }
     }
 
-    /// Waits for the next thing to do. However soon somebody asks, at least four times as long as the look took, and
-    /// `BETWEEN_LOOKS`, so that a stream of single puts does not make us a full-time process: its puts wake idle
+    /// Waits for the next thing to do. However soon somebody asks, at least four times as long as the look took (twice,
+    /// where that is more than 20 ms), and `BETWEEN_LOOKS`, so that a stream of single puts does not make us a full-time process: its puts wake idle
     /// executors themselves.
     fn rest(&self, seen: &Seen, began: Micros) {
         activity::idle();
@@ -203,7 +203,9 @@ impl Scheduler {
             latch::rest(wait.as_millis());
         }
         if wake.load(SeqCst) != 0 {
-            let pause = ended.since(began).times(4).max(BETWEEN_LOOKS).min(Span::from_millis(20));
+            let took = ended.since(began);
+            let most = took.times(2).max(Span::from_millis(20));
+            let pause = took.times(4).max(BETWEEN_LOOKS).min(most);
             let over = ended.after(pause);
             latch::reset();
             latch::rest(over.since(Micros(clock::now())).as_millis());
