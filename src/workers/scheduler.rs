@@ -182,7 +182,7 @@ impl Scheduler {
     }
 
     /// Waits for the next thing to do. However soon somebody asks, at least four times as long as the look took (twice,
-    /// where that is more than 20 ms), and `BETWEEN_LOOKS`, so that a stream of single puts does not make us a full-time process: its puts wake idle
+    /// where that is more than 20 ms; no longer than 100 ms), and `BETWEEN_LOOKS`, so that a stream of single puts does not make us a full-time process: its puts wake idle
     /// executors themselves.
     fn rest(&self, seen: &Seen, began: Micros) {
         activity::idle();
@@ -204,7 +204,8 @@ impl Scheduler {
         }
         if wake.load(SeqCst) != 0 {
             let took = ended.since(began);
-            let most = took.times(2).max(Span::from_millis(20));
+            // A look may have waited for somebody's lock, too.
+            let most = took.times(2).max(Span::from_millis(20)).min(Span::from_millis(100));
             let pause = took.times(4).max(BETWEEN_LOOKS).min(most);
             let over = ended.after(pause);
             latch::reset();
