@@ -213,10 +213,21 @@ impl Jobs {
             let count = i32::try_from(keys.len()).unwrap_or(0);
             pg_sys::index_rescan(scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
             let forward = pg_sys::ScanDirection::ForwardScanDirection;
-            while pg_sys::index_getnext_slot(scan, forward, self.slot) {
+            let slot = self.slot;
+            // One boundary for what a row takes: each costs as much as some of the calls.
+            let next = || -> pg_sys::HeapTuple {
+                if !index_getnext_slot(scan, forward, slot) {
+                    return std::ptr::null_mut();
+                }
+                slot_getsomeattrs_int(slot, COLUMNS);
+                ExecFetchSlotHeapTuple(slot, false, std::ptr::null_mut())
+            };
+            loop {
                 super::xact::check_interrupts();
-                pg_sys::slot_getsomeattrs_int(self.slot, COLUMNS);
-                let tuple = pg_sys::ExecFetchSlotHeapTuple(self.slot, false, std::ptr::null_mut());
+                let tuple = pg_sys::ffi::pg_guard_ffi_boundary(next);
+                if tuple.is_null() {
+                    break;
+                }
                 if visit(&Found { jobs: self, tuple })? == Walk::Stop {
                     return Ok(false);
                 }
@@ -225,20 +236,39 @@ impl Jobs {
         Ok(true)
     }
 
-    /// Removes a row, unless somebody has it or changed it since the snapshot. Waits for nobody.
-    pub fn delete(&self, place: &Place<'_>) -> bool {
-        let mut tid = place.0;
-        let mut failure = pg_sys::TM_FailureData::default();
-        // SAFETY: the snapshot under which the place was found is still active (see above), so the TID is that row's;
-        // the command id is that of this moment, after which the caller's next command sees the row gone. wait is
-        // false: heapam.c answers instead of waiting. The row was visible, so TM_Invisible, which raises, cannot be.
-        unsafe {
-            let command = pg_sys::GetCurrentCommandId(true);
-            let crosscheck = std::ptr::null_mut();
-            let result = pg_sys::heap_delete(self.heap, &mut tid, command, crosscheck, false, &mut failure, false);
+    /// Removes rows, but for those that somebody has or changed since the snapshot; which were removed. Waits for nobody.
+    pub fn delete<'jobs, T>(&'jobs self, rows: Vec<(Place<'jobs>, T)>) -> Vec<T> {
+        // SAFETY: inside a transaction that writes. The command id is that of this moment, after which the caller's
+        // next command sees the rows gone.
+        let command = unsafe { pg_sys::GetCurrentCommandId(true) };
+        let removed = |place: &Place<'_>| {
+            let mut tid = place.0;
+            let mut failure = pg_sys::TM_FailureData::default();
+            // SAFETY: the snapshot under which the place was found is still active (see above), so the TID is that
+            // row's. wait is false: heapam.c answers instead of waiting. The row was visible, so TM_Invisible, which
+            // raises, cannot be.
+            let result = unsafe {
+                pg_sys::heap_delete(self.heap, &mut tid, command, std::ptr::null_mut(), false, &mut failure, false)
+            };
             result == pg_sys::TM_Result::TM_Ok
-        }
+        };
+        rows.into_iter().filter_map(|(place, row)| removed(&place).then_some(row)).collect()
     }
+}
+
+// SAFETY: the declarations of access/genam.h and executor/tuptable.h; pgrx binds them with a boundary each.
+unsafe extern "C-unwind" {
+    fn index_getnext_slot(
+        scan: pg_sys::IndexScanDesc,
+        direction: pg_sys::ScanDirection::Type,
+        slot: *mut pg_sys::TupleTableSlot,
+    ) -> bool;
+    fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: i32);
+    fn ExecFetchSlotHeapTuple(
+        slot: *mut pg_sys::TupleTableSlot,
+        materialize: bool,
+        should_free: *mut bool,
+    ) -> pg_sys::HeapTuple;
 }
 
 impl<'jobs> Found<'jobs> {

@@ -78,7 +78,7 @@ fn walk_and_take(
     })?;
     met.iter().for_each(|priority| shared.make_position(key, *priority));
     let seen = candidates.len();
-    let taken = candidates.into_iter().filter_map(|(place, job)| jobs.delete(&place).then_some(job)).collect();
+    let taken = jobs.delete(candidates);
     jobs.close();
     Ok(Some((taken, seen)))
 }

@@ -197,7 +197,7 @@ impl Worker {
                 break;
             }
             n += match batch.plan.group {
-                None => self.run_together(&run, callable, &jobs[n..=n])?,
+                None => self.run_together(&run, callable, &jobs[n..])?,
                 Some(group) => self.run_group(&run, callable, &jobs[n..], group.min(jobs.len() - n))?,
             };
         }
@@ -276,14 +276,15 @@ impl Worker {
 
     /// Runs jobs one after the other until the batch's time is over; how many.
     fn run_together(&self, run: &Jobs<'_>, callable: &mut Callable, jobs: &[Job]) -> Result<usize, Caught> {
-        for (n, job) in jobs.iter().enumerate() {
-            if n > 0 && run.is_over() {
-                return Ok(n);
-            }
-            self.run_one(run, callable, job)?;
+        let mut done = 0;
+        while done < jobs.len() && (done == 0 || !run.is_over()) {
+            self.run_one(run, callable, &jobs[done])?;
             self.scratch.empty();
+            done += 1;
         }
-        Ok(jobs.len())
+        // Once for all: where one fails, those before it are undone with it.
+        numbers::changed_by(&run.batch.handler.queue, Fact::Done, done);
+        Ok(done)
     }
 
     fn run_one(&self, run: &Jobs<'_>, callable: &mut Callable, job: &Job) -> Result<(), Caught> {
@@ -306,7 +307,7 @@ impl Worker {
         hooks::at("after handler");
         self.accept(job)?;
         let took = run.since(began);
-        self.done(batch, job, result.as_ref())?;
+        Self::keep(batch, job, result.as_ref())?;
         observe::log::job_done(job.id, &job.queue, job.current_attempt(), took);
         batch.progress.borrow_mut().runs.push((took, true));
         Ok(())
@@ -324,8 +325,8 @@ impl Worker {
         Ok(())
     }
 
-    fn done(&self, batch: &Batch<'_>, job: &Job, result: Option<&crate::pg::datum::Flat>) -> Result<(), Caught> {
-        numbers::changed(&job.queue, Fact::Done, 1);
+    /// Keeps what came of a job, where that is wanted.
+    fn keep(batch: &Batch<'_>, job: &Job, result: Option<&crate::pg::datum::Flat>) -> Result<(), Caught> {
         if batch.keep {
             let attempt = job.current_attempt();
             let end = End { outcome: Outcome::Done, attempt, failures: job.failures, result, error: None };
