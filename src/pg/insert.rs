@@ -9,16 +9,12 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString};
 
-use pgrx::{pg_sys, FromDatum};
+use pgrx::pg_sys;
 
-use super::spi::{Arg, Type};
+use super::rows::Rows;
+use super::spi::Type;
 use super::tamper;
 use crate::error::{Error, Result};
-
-/// Rows that are stored at one go, and their bytes: as COPY has it (copyfrom.c, MAX_BUFFERED_TUPLES and
-/// MAX_BUFFERED_BYTES).
-const MOST_ROWS: usize = 1_000;
-const MOST_BYTES: usize = 65_535;
 
 const LOCK: i32 = pg_sys::RowExclusiveLock as i32;
 
@@ -40,21 +36,23 @@ pub struct Table {
 unsafe impl Sync for Table {}
 
 /// What is the same for every row as long as the table does not change. All pointers point into `memory`.
-struct Prepared {
+pub(super) struct Prepared {
     generation: u64,
-    table: pg_sys::Oid,
+    pub(super) table: pg_sys::Oid,
     memory: pg_sys::MemoryContext,
     /// Emptied after each call.
-    rows: pg_sys::MemoryContext,
-    estate: *mut pg_sys::EState,
-    info: *mut pg_sys::ResultRelInfo,
+    pub(super) rows: pg_sys::MemoryContext,
+    pub(super) estate: *mut pg_sys::EState,
+    pub(super) info: *mut pg_sys::ResultRelInfo,
     /// A copy that belongs to no transaction.
-    desc: pg_sys::TupleDesc,
+    pub(super) desc: pg_sys::TupleDesc,
     indexes: Vec<pg_sys::Oid>,
     /// Where the columns that are given stand in the row, from 0; then the id.
-    places: Vec<usize>,
-    id: usize,
-    defaults: Vec<(usize, *mut pg_sys::ExprState)>,
+    pub(super) places: Vec<usize>,
+    pub(super) id: usize,
+    /// What is not given: computed for each row, or always the same.
+    pub(super) defaults: Vec<(usize, *mut pg_sys::ExprState)>,
+    pub(super) constants: Vec<(usize, pg_sys::Datum)>,
 }
 
 /// A call that is under way. On an error it only counts down: what was in use is freed by the next call.
@@ -216,6 +214,7 @@ impl Prepared {
                 places: Vec::new(),
                 id: 0,
                 defaults: Vec::new(),
+                constants: Vec::new(),
             };
             prepared.find_columns(of, table)?;
             pg_sys::MemoryContextSwitchTo(outer);
@@ -233,7 +232,7 @@ impl Prepared {
         // SAFETY: columns by their numbers; the expressions are the table's own, and are prepared in the context that
         // the estate lives in. A dropped column has no type.
         unsafe {
-            for place in 0..usize::try_from((*self.desc).natts).unwrap_or(0) {
+            for place in 0..self.natts() {
                 let number = i16::try_from(place + 1).unwrap_or(0);
                 if self.places.contains(&place)
                     || pg_sys::get_atttype(self.table, number) == pg_sys::InvalidOid
@@ -242,12 +241,24 @@ impl Prepared {
                     continue;
                 }
                 let default = pg_sys::build_column_default(table, i32::from(number));
-                if !default.is_null() {
+                if default.is_null() {
+                    continue;
+                }
+                let constant: *mut pg_sys::Const = default.cast();
+                if (*default).type_ == pg_sys::NodeTag::T_Const && (*constant).constbyval && !(*constant).constisnull {
+                    self.constants.push((place, (*constant).constvalue));
+                } else {
                     self.defaults.push((place, pg_sys::ExecPrepareExpr(default.cast(), self.estate)));
                 }
             }
         }
         Ok(())
+    }
+
+    /// How many columns the table has.
+    pub(super) fn natts(&self) -> usize {
+        // SAFETY: a copy of the table's descriptor, which lives as long as this.
+        usize::try_from(unsafe { (*self.desc).natts }).unwrap_or(0)
     }
 
     /// Where in the row the column stands, from 0.
@@ -286,191 +297,4 @@ impl Prepared {
             false
         }
     }
-}
-
-/// The rows of one call.
-pub struct Rows<'p> {
-    prepared: &'p Prepared,
-    columns: &'static [(&'static str, Type)],
-    table: pg_sys::Relation,
-    is_checked: bool,
-    is_generated: bool,
-    command: pg_sys::CommandId,
-    slots: Vec<*mut pg_sys::TupleTableSlot>,
-    /// Of `slots`, those that hold a row.
-    used: usize,
-    bytes: usize,
-    /// Keeps the page that is being filled; null as long as one batch is enough.
-    bulk: *mut pg_sys::BulkInsertStateData,
-    ids: Vec<i64>,
-}
-
-impl<'p> Rows<'p> {
-    /// # Safety
-    /// `table` and the indexes of `prepared` are open as long as this lives.
-    unsafe fn new(prepared: &'p Prepared, columns: &'static [(&'static str, Type)], table: pg_sys::Relation) -> Self {
-        // SAFETY: the descriptor's constraints are null or a copy of the table's.
-        let (is_checked, is_generated) = unsafe {
-            let constr = (*prepared.desc).constr;
-            (!constr.is_null(), !constr.is_null() && (*constr).has_generated_stored)
-        };
-        Rows {
-            prepared,
-            columns,
-            table,
-            is_checked,
-            is_generated,
-            // SAFETY: inside a transaction that writes.
-            command: unsafe { pg_sys::GetCurrentCommandId(true) },
-            slots: Vec::new(),
-            used: 0,
-            bytes: 0,
-            bulk: std::ptr::null_mut(),
-            ids: Vec::new(),
-        }
-    }
-
-    /// Adds a row: a value for each of the table's columns, in their order. What the caller allocated for it is freed.
-    pub fn add(&mut self, row: &[Arg<'_>]) {
-        debug_assert_eq!(row.len(), self.columns.len());
-        let prepared = self.prepared;
-        // SAFETY: the slot's arrays have one entry per column of the descriptor, of which the places are part; the
-        // types were compared when they were found. Materializing copies what the datums point to.
-        unsafe {
-            let slot = self.slot();
-            let context = (*prepared.estate).es_per_tuple_exprcontext;
-            let outer = pg_sys::MemoryContextSwitchTo(self.row_memory());
-            let count = usize::try_from((*prepared.desc).natts).unwrap_or(0);
-            let values = std::slice::from_raw_parts_mut((*slot).tts_values, count);
-            let nulls = std::slice::from_raw_parts_mut((*slot).tts_isnull, count);
-            nulls.fill(true);
-            for ((arg, (_, kind)), place) in row.iter().zip(self.columns).zip(&prepared.places) {
-                if let Some(datum) = arg.datum(*kind) {
-                    (values[*place], nulls[*place]) = (datum, false);
-                }
-            }
-            for (place, default) in &prepared.defaults {
-                values[*place] = pg_sys::ExecEvalExprSwitchContext(*default, context, &mut nulls[*place]);
-            }
-            self.ids.push(i64::from_datum(values[prepared.id], nulls[prepared.id]).unwrap_or(0));
-            pg_sys::ExecStoreVirtualTuple(slot);
-            (*slot).tts_tableOid = prepared.table;
-            if self.is_generated {
-                let insert = pg_sys::CmdType::CMD_INSERT;
-                pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                    ExecComputeStoredGenerated(prepared.info, prepared.estate, slot, insert)
-                });
-            }
-            if self.is_checked {
-                pg_sys::ExecConstraints(prepared.info, slot, prepared.estate);
-            }
-            let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, true, std::ptr::null_mut());
-            self.bytes += usize::try_from((*tuple).t_len).unwrap_or(0);
-            pg_sys::MemoryContextSwitchTo(outer);
-            pg_sys::MemoryContextReset(self.row_memory());
-        }
-        self.used += 1;
-        if self.used == MOST_ROWS || self.bytes >= MOST_BYTES {
-            self.store(false);
-        }
-    }
-
-    /// An empty slot.
-    ///
-    /// # Safety
-    /// Inside a call.
-    unsafe fn slot(&mut self) -> *mut pg_sys::TupleTableSlot {
-        if let Some(slot) = self.slots.get(self.used) {
-            return *slot;
-        }
-        // SAFETY: the descriptor lives on, and the slot goes with `rows`.
-        let slot = unsafe {
-            let outer = pg_sys::MemoryContextSwitchTo(self.prepared.rows);
-            let kind = pg_sys::table_slot_callbacks(self.table);
-            let slot = pg_sys::MakeSingleTupleTableSlot(self.prepared.desc, kind);
-            pg_sys::MemoryContextSwitchTo(outer);
-            slot
-        };
-        self.slots.push(slot);
-        slot
-    }
-
-    /// Memory for one row, or for what storing a batch takes.
-    fn row_memory(&self) -> pg_sys::MemoryContext {
-        // SAFETY: the estate has had its context since it was made.
-        unsafe { (*(*self.prepared.estate).es_per_tuple_exprcontext).ecxt_per_tuple_memory }
-    }
-
-    /// Stores what was added.
-    fn store(&mut self, is_last: bool) {
-        // SAFETY: as CopyMultiInsertBufferFlush (copyfrom.c); the slots hold materialized rows.
-        unsafe {
-            if !is_last && self.bulk.is_null() {
-                let outer = pg_sys::MemoryContextSwitchTo(self.prepared.rows);
-                self.bulk = pg_sys::GetBulkInsertState();
-                pg_sys::MemoryContextSwitchTo(outer);
-            }
-            let outer = pg_sys::MemoryContextSwitchTo(self.row_memory());
-            match self.used {
-                0 => {}
-                1 => pg_sys::table_tuple_insert(self.table, self.slots[0], self.command, 0, self.bulk),
-                _ => {
-                    let count = i32::try_from(self.used).unwrap_or(0);
-                    pg_sys::table_multi_insert(self.table, self.slots.as_mut_ptr(), count, self.command, 0, self.bulk);
-                }
-            }
-            for slot in &self.slots[..self.used] {
-                self.index(*slot);
-                pg_sys::ExecClearTuple(*slot);
-            }
-            pg_sys::MemoryContextSwitchTo(outer);
-            pg_sys::ReScanExprContext((*self.prepared.estate).es_per_tuple_exprcontext);
-        }
-        (self.used, self.bytes) = (0, 0);
-    }
-
-    /// Enters a row that was stored into the indexes.
-    ///
-    /// # Safety
-    /// The slot has the row's place in the table.
-    unsafe fn index(&self, slot: *mut pg_sys::TupleTableSlot) {
-        let (info, estate) = (self.prepared.info, self.prepared.estate);
-        let none: *mut pg_sys::List = std::ptr::null_mut();
-        // SAFETY: the caller's promise; the indexes are open. Rows that break a unique constraint which is checked
-        // later only are looked at again by its trigger, for which the end of a command is made here.
-        unsafe {
-            #[cfg(feature = "pg15")]
-            let recheck = pg_sys::ExecInsertIndexTuples(info, slot, estate, false, false, none.cast(), none);
-            #[cfg(not(feature = "pg15"))]
-            let recheck = pg_sys::ExecInsertIndexTuples(info, slot, estate, false, false, none.cast(), none, false);
-            if !recheck.is_null() {
-                let own = pg_sys::CreateExecutorState();
-                pg_sys::AfterTriggerBeginQuery();
-                pg_sys::ExecARInsertTriggers(own, info, slot, recheck, none.cast());
-                pg_sys::AfterTriggerEndQuery(own);
-                pg_sys::ExecCloseResultRelations(own);
-                pg_sys::FreeExecutorState(own);
-            }
-        }
-    }
-
-    /// Stores the last rows; the ids of all.
-    fn finish(mut self) -> Vec<i64> {
-        self.store(true);
-        if !self.bulk.is_null() {
-            // SAFETY: made by `store`, and not used any more.
-            unsafe { pg_sys::FreeBulkInsertState(self.bulk) };
-        }
-        self.ids
-    }
-}
-
-// SAFETY: the declaration of executor/nodeModifyTable.h, which pgrx does not bind.
-unsafe extern "C-unwind" {
-    fn ExecComputeStoredGenerated(
-        info: *mut pg_sys::ResultRelInfo,
-        estate: *mut pg_sys::EState,
-        slot: *mut pg_sys::TupleTableSlot,
-        command: pg_sys::CmdType::Type,
-    );
 }

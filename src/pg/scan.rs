@@ -16,7 +16,7 @@ use pgrx::pg_sys;
 use super::datum::Flat;
 use super::index::{Along, Key, Order};
 use super::spi::Column;
-use super::{tamper, text};
+use super::{raw, tamper, text};
 use crate::error::{Error, Result};
 
 /// Columns of pgq.job, by their place in the table (sql/schema/tables.sql; new ones are only ever appended).
@@ -216,11 +216,11 @@ impl Jobs {
             let slot = self.slot;
             // One boundary for what a row takes: each costs as much as some of the calls.
             let next = || -> pg_sys::HeapTuple {
-                if !index_getnext_slot(scan, forward, slot) {
+                if !raw::index_getnext_slot(scan, forward, slot) {
                     return std::ptr::null_mut();
                 }
-                slot_getsomeattrs_int(slot, COLUMNS);
-                ExecFetchSlotHeapTuple(slot, false, std::ptr::null_mut())
+                raw::slot_getsomeattrs_int(slot, COLUMNS);
+                raw::ExecFetchSlotHeapTuple(slot, false, std::ptr::null_mut())
             };
             loop {
                 super::xact::check_interrupts();
@@ -254,21 +254,6 @@ impl Jobs {
         };
         rows.into_iter().filter_map(|(place, row)| removed(&place).then_some(row)).collect()
     }
-}
-
-// SAFETY: the declarations of access/genam.h and executor/tuptable.h; pgrx binds them with a boundary each.
-unsafe extern "C-unwind" {
-    fn index_getnext_slot(
-        scan: pg_sys::IndexScanDesc,
-        direction: pg_sys::ScanDirection::Type,
-        slot: *mut pg_sys::TupleTableSlot,
-    ) -> bool;
-    fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: i32);
-    fn ExecFetchSlotHeapTuple(
-        slot: *mut pg_sys::TupleTableSlot,
-        materialize: bool,
-        should_free: *mut bool,
-    ) -> pg_sys::HeapTuple;
 }
 
 impl<'jobs> Found<'jobs> {

@@ -43,6 +43,9 @@ static JOBS: Table = Table::new(
     ],
 );
 
+/// Which of them is args.
+const ARGS: usize = 2;
+
 impl NewJob {
     /// Its columns, as JOBS has them, with other args than its own.
     fn row<'a>(&'a self, args: Arg<'a>) -> [Arg<'a>; 8] {
@@ -71,8 +74,9 @@ pub fn put(job: &NewJob) -> Result<i64> {
 /// Puts one job per element of `args`, none of which is NULL, the rest from `like`; ids in the order of the array.
 pub fn bulk_put_args(like: &NewJob, args: &Elements<'_>) -> Result<Vec<i64>> {
     JOBS.insert(|rows| {
+        rows.like(&like.row(Arg::Null));
         for element in args.iter().flatten() {
-            rows.add(&like.row(Arg::Element(element)));
+            rows.add_with(ARGS, &Arg::Element(element));
         }
         Ok(())
     })
