@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
 use crate::pg::report::ErrorReport;
 use crate::pg::text::Text;
-use crate::pg::{at_commit, clock, database, latch, shmem, tamper, xact};
+use crate::pg::{at_commit, clock, database, durable, latch, shmem, tamper, xact};
 use crate::settings;
 use crate::store::{claim, history, parking, registry};
 
@@ -61,8 +61,12 @@ fn wait(
     let mut pause = FIRST_LOOK;
     let answer = loop {
         let answer = look(id)?;
+        if !answer.live {
+            durable::settle_all();
+            break answer;
+        }
         let now = Micros(clock::now());
-        if !answer.live || now >= until {
+        if now >= until {
             break answer;
         }
         latch::wait(pause.min(until.since(now)).as_millis());

@@ -10,6 +10,7 @@ pub mod context;
 pub mod counters;
 pub mod database;
 pub mod datum;
+pub mod durable;
 pub mod encoding;
 pub mod extension;
 pub mod function;

@@ -10,7 +10,7 @@ use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 use pgrx::PgTryBuilder;
 
 use super::context::{self, Kept};
-use super::{encoding, timeout};
+use super::{durable, encoding, timeout};
 use crate::error::Error;
 
 /// An error that was caught, as a job keeps it.
@@ -96,7 +96,7 @@ pub fn catching<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught
 /// when the commit itself raises (deferred constraints, triggers). READ COMMITTED and READ WRITE whatever the role,
 /// the database or the server set as default, as autovacuum's workers pin theirs (AutoVacWorkerMain, autovacuum.c).
 pub fn run<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
-    drive(|| {
+    drive(commit, || {
         // SAFETY: the variables that StartTransaction just set from the defaults (xact.c); no snapshot was taken yet.
         unsafe {
             pg_sys::XactIsoLevel = i32::try_from(pg_sys::XACT_READ_COMMITTED).unwrap_or(1);
@@ -107,12 +107,24 @@ pub fn run<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
     })
 }
 
-/// The same with the session's own defaults: a transaction in which a handler runs.
-pub fn run_handler<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
-    drive(work)
+/// The same with the session's own defaults: a transaction in which a procedure runs.
+pub fn run_procedure<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
+    drive(commit, work)
 }
 
-fn drive<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
+/// The same for functions, with whose effects the removal of their jobs is committed: see `durable`.
+pub fn run_functions<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
+    drive(durable::commit_early, work)
+}
+
+/// # Safety
+/// Inside a transaction of a worker.
+unsafe fn commit() {
+    // SAFETY: the caller's.
+    unsafe { pg_sys::CommitTransactionCommand() }
+}
+
+fn drive<T>(commit: unsafe fn(), work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
     let result = catching(|| {
         context::watch(|| {
             begin_statement();
@@ -121,7 +133,7 @@ fn drive<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caught> {
             let value = work()?;
             timeout::disarm();
             // SAFETY: the transaction that began above; no snapshot of ours is active any more.
-            unsafe { pg_sys::CommitTransactionCommand() };
+            unsafe { commit() };
             Ok(value)
         })
     });
@@ -164,6 +176,7 @@ fn clean_up() {
         pg_sys::PortalErrorCleanup();
         pg_sys::jit_reset_after_error();
     }
+    durable::restore();
 }
 
 /// Runs `work` under a savepoint: what it did is gone when it fails.

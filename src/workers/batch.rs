@@ -121,7 +121,7 @@ impl Worker {
             keep: handler.keep_done.unwrap_or_else(settings::keep_done) > Span::ZERO,
             progress: RefCell::default(),
         };
-        let result = xact::run_handler(|| self.transaction(&batch, &wanted, suspect.is_some()));
+        let result = xact::run_functions(|| self.transaction(&batch, &wanted, suspect.is_some()));
         hooks::at("transaction ended");
         self.journal_clear();
         self.scratch.empty();

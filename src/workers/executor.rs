@@ -29,7 +29,7 @@ use crate::pg::memory::Scratch;
 use crate::pg::shmem::{slot_state, Database, Executor, Shared};
 use crate::pg::xact::Caught;
 use crate::pg::{
-    activity, bgworker, clock, extension, guc, latch, log, session, shmem, signals, tamper, timeout, xact,
+    activity, bgworker, clock, durable, extension, guc, latch, log, session, shmem, signals, tamper, timeout, xact,
 };
 use crate::settings;
 use crate::store::row::{current, Handler, Job};
@@ -208,7 +208,7 @@ impl Worker {
                     continue;
                 }
                 Ran::Gone => return,
-                Ran::Nothing => {}
+                Ran::Nothing => durable::settle(),
             }
             if called {
                 // It was not ours, or somebody else was faster.

@@ -101,7 +101,7 @@ impl Worker {
         if let Some(limit) = self.job_limit(handler) {
             timeout::arm(limit.as_millis());
         }
-        xact::run_handler(|| {
+        xact::run_procedure(|| {
             self.scratch.enter();
             portal::call(&text, shape, &input);
             if timeout::expired() {

@@ -71,7 +71,7 @@ impl Worker {
         };
         self.outdate_cancel();
         let call = RefCell::default();
-        let result = xact::run_handler(|| self.set_transaction(&batch, &wanted, &call));
+        let result = xact::run_functions(|| self.set_transaction(&batch, &wanted, &call));
         hooks::at("transaction ended");
         self.journal_clear();
         self.scratch.empty();

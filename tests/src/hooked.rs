@@ -62,14 +62,26 @@ fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").expect("pg_config prints whole paths"))
 }
 
-/// Tells the server which points are hit next, and how: `claimed: kill`, one after the other.
+/// Tells the server which points are hit next, and that whoever reaches one dies there.
 ///
 /// # Panics
 /// When the data directory cannot be written.
 pub fn arm(server: &Server, points: &[&str]) {
     let text: Vec<String> = points.iter().map(|point| format!("{point}: kill")).collect();
+    write(server, &text.join("\n"));
+}
+
+/// Whoever reaches this point next is held there.
+///
+/// # Panics
+/// As [`arm`].
+pub fn hold(server: &Server, point: &str) {
+    write(server, &format!("{point}: stop"));
+}
+
+fn write(server: &Server, text: &str) {
     let new = server.data_directory().join("pgq_hook_new");
-    fs::write(&new, text.join("\n")).expect("a file in the data directory");
+    fs::write(&new, text).expect("a file in the data directory");
     process::owner().give(&new);
     fs::rename(new, server.data_directory().join("pgq_hook")).expect("the same file system");
 }

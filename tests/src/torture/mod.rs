@@ -22,6 +22,7 @@ mod t04_stop;
 mod t08_freeze;
 mod t09_poison;
 mod t12_disk;
+mod t14_disk;
 mod t14_steps;
 mod t16_claimers;
 mod t18_lease_end;
@@ -84,6 +85,7 @@ pub fn parts() -> Vec<&'static Part> {
         t08_freeze::PARTS,
         t09_poison::PARTS,
         t12_disk::PARTS,
+        t14_disk::PARTS,
         t14_steps::PARTS,
         t16_claimers::PARTS,
         t18_lease_end::PARTS,
