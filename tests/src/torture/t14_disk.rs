@@ -43,7 +43,7 @@ fn crashes(run: &mut Run) {
         if seen.len() != 1 {
             run.differ(format!("job {id}: {} effects are seen after its commit", seen.len()));
         }
-        let asked = run.done() % 2 == 0;
+        let asked = run.done().is_multiple_of(2);
         if asked {
             let state: String = one(&mut client, &format!("SELECT state FROM pgq.wait({id})"));
             if state != "done" {
