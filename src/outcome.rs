@@ -31,51 +31,81 @@ pub struct Failure {
 /// The word for the state that a failed job got.
 pub type Word = &'static str;
 
+/// A job whose attempt failed, and what becomes of it: judged, and not yet written.
+#[derive(Debug)]
+pub struct Failed<'a> {
+    job: &'a Job,
+    attempt: i32,
+    failures: i32,
+    /// State and time of its next life; a dead one has none.
+    again: Option<(State, Micros)>,
+    error: Option<Flat>,
+}
+
+impl Failed<'_> {
+    fn word(&self) -> Word {
+        self.again.map_or(Outcome::Dead.word(), |(state, _)| state.word())
+    }
+}
+
 /// Writes the next life of `job`, which this transaction has taken, after its present attempt failed.
 pub fn failed(job: &Job, error: &Caught, how: &Failure) -> Result<Word> {
+    let failed = judged(job, error, how);
+    let word = failed.word();
+    write(&[failed])?;
+    Ok(word)
+}
+
+/// The judgement alone, with its line in the log; `write` follows before the transaction ends.
+pub fn judged<'a>(job: &'a Job, error: &Caught, how: &Failure) -> Failed<'a> {
     let defaults = Retry { max_attempts: settings::max_attempts(), backoff: settings::backoff() };
     let retry = options::retry(job.max_attempts, &how.places, defaults);
     let attempt = job.current_attempt();
     let tally = Tally { attempt, failures: job.failures, max_attempts: retry.max_attempts };
-    let verdict = judge(tally, &error.sqlstate, how.permanent, FREE_RETRIES);
     let kept = as_json(error);
+    at_commit::call_at_commit(names::hash(&job.queue));
+    let Verdict::Retry { counted } = judge(tally, &error.sqlstate, how.permanent, FREE_RETRIES) else {
+        numbers::changed(&job.queue, Fact::Failed, 1);
+        log::job_failed(job.id, &job.queue, attempt, error, "dead");
+        return Failed { job, attempt, failures: job.failures.saturating_add(1), again: None, error: kept };
+    };
     let now = Micros(clock::now());
     let noise = u64::try_from(now.0).unwrap_or(0) ^ u64::try_from(job.id).unwrap_or(0).wrapping_mul(0x9e37_79b9);
-    at_commit::call_at_commit(names::hash(&job.queue));
-    match verdict {
-        Verdict::Retry { counted } => {
-            let failures = job.failures.saturating_add(i32::from(counted));
-            let wait = how.retry_in.unwrap_or_else(|| {
-                if counted {
-                    retry.backoff.wait(failures, noise)
-                } else {
-                    free_wait(attempt - failures, noise)
-                }
-            });
-            let due = now.after(wait);
-            let state = if wait <= Span::ZERO { State::Ready } else { State::Scheduled };
-            if state == State::Ready {
-                at_commit::give_back(names::hash(&job.queue), job.id);
-            }
-            finish::put_back(job, &Return { state, execute_at: due, attempt, failures, error: kept.as_ref() })?;
-            numbers::changed(&job.queue, Fact::Failed, i64::from(counted));
-            let next = format!("{failures} of {} failures, next try in {} ms", retry.max_attempts, wait.as_millis());
-            if counted {
-                log::job_failed(job.id, &job.queue, attempt, error, &next);
-            } else {
-                log::job_conflicted(job.id, &job.queue, attempt, error);
-            }
-            Ok(state.word())
+    let failures = job.failures.saturating_add(i32::from(counted));
+    let wait = how.retry_in.unwrap_or_else(|| {
+        if counted {
+            retry.backoff.wait(failures, noise)
+        } else {
+            free_wait(attempt - failures, noise)
         }
-        Verdict::Dead => {
-            let failures = job.failures.saturating_add(1);
-            let end = End { outcome: Outcome::Dead, attempt, failures, result: None, error: kept.as_ref() };
-            finish::keep(job, &end)?;
-            numbers::changed(&job.queue, Fact::Failed, 1);
-            log::job_failed(job.id, &job.queue, attempt, error, "dead");
-            Ok(Outcome::Dead.word())
+    });
+    let state = if wait <= Span::ZERO { State::Ready } else { State::Scheduled };
+    if state == State::Ready {
+        at_commit::give_back(names::hash(&job.queue), job.id);
+    }
+    numbers::changed(&job.queue, Fact::Failed, i64::from(counted));
+    let next = format!("{failures} of {} failures, next try in {} ms", retry.max_attempts, wait.as_millis());
+    if counted {
+        log::job_failed(job.id, &job.queue, attempt, error, &next);
+    } else {
+        log::job_conflicted(job.id, &job.queue, attempt, error);
+    }
+    Failed { job, attempt, failures, again: Some((state, now.after(wait))), error: kept }
+}
+
+/// Writes the next lives of jobs that failed in this transaction: all of a kind at once, because to open a table for a
+/// row takes longer than the row.
+pub fn write(failed: &[Failed<'_>]) -> Result<()> {
+    let (mut dead, mut again) = (Vec::new(), Vec::new());
+    for Failed { job, attempt, failures, again: next, error } in failed {
+        let (attempt, failures, error) = (*attempt, *failures, error.as_ref());
+        match *next {
+            Some((state, execute_at)) => again.push((*job, Return { state, execute_at, attempt, failures, error })),
+            None => dead.push((*job, End { outcome: Outcome::Dead, attempt, failures, result: None, error })),
         }
     }
+    finish::keep_all(&dead)?;
+    finish::put_back_all(&again)
 }
 
 /// The process that ran `job`, which this transaction has taken, died while the job ran alone: with the server, or by

@@ -60,7 +60,7 @@ static FINISHED: Table = Table::new(
 );
 
 /// How a job goes back.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Return<'a> {
     /// Ready or Scheduled.
     pub state: State,
@@ -77,39 +77,43 @@ pub struct Return<'a> {
 /// Puts a taken job back. It loses its key when another waits with it. Quarantine ends with an attempt, unless crashes
 /// were counted.
 pub fn put_back(job: &Job, how: &Return<'_>) -> Result<()> {
-    let old = |field| Arg::Column(&job.row, field);
-    let key = match &job.key {
-        Some(key) if key::may_return(&job.queue, key)? => old(Field::Key),
-        _ => Arg::Null,
-    };
-    let is_quarantined = job.is_quarantined && (job.crashes > 0 || how.attempt == job.attempt);
-    let row = [
-        Arg::Bigint(job.id),
-        old(Field::Queue),
-        old(Field::Task),
-        Arg::Flat(&job.args),
-        Arg::Int(job.priority),
-        Arg::Time(how.execute_at.0),
-        old(Field::CreatedAt),
-        Arg::Text(how.state.word()),
-        Arg::Int(how.attempt),
-        Arg::Int(how.failures),
-        Arg::int(job.max_attempts),
-        key,
-        Arg::Int(job.crashes),
-        how.error.map_or(old(Field::Error), Arg::Flat),
-        Arg::Bool(is_quarantined),
-    ];
-    add(&JOBS, &row)?;
-    numbers::changed(&job.queue, Fact::Live(how.state), 1);
-    Ok(())
+    put_back_all(&[(job, *how)])
 }
 
-fn add(table: &'static Table, row: &[Arg<'_>]) -> Result<()> {
-    table.insert(|rows| {
-        rows.add(row);
+/// Puts taken jobs back, each as `put_back`.
+pub fn put_back_all(jobs: &[(&Job, Return<'_>)]) -> Result<()> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    // Asked before the table is open: it is a statement.
+    let keeps_key = |job: &Job| job.key.as_ref().map_or(Ok(false), |key| key::may_return(&job.queue, key));
+    let keep: Vec<bool> = jobs.iter().map(|(job, _)| keeps_key(job)).collect::<Result<_>>()?;
+    JOBS.insert(|rows| {
+        for ((job, how), keep) in jobs.iter().zip(&keep) {
+            let old = |field| Arg::Column(&job.row, field);
+            rows.add(&[
+                Arg::Bigint(job.id),
+                old(Field::Queue),
+                old(Field::Task),
+                Arg::Flat(&job.args),
+                Arg::Int(job.priority),
+                Arg::Time(how.execute_at.0),
+                old(Field::CreatedAt),
+                Arg::Text(how.state.word()),
+                Arg::Int(how.attempt),
+                Arg::Int(how.failures),
+                Arg::int(job.max_attempts),
+                if *keep { old(Field::Key) } else { Arg::Null },
+                Arg::Int(job.crashes),
+                how.error.map_or(old(Field::Error), Arg::Flat),
+                Arg::Bool(job.is_quarantined && (job.crashes > 0 || how.attempt == job.attempt)),
+            ]);
+        }
         Ok(())
     })?;
+    for (job, how) in jobs {
+        numbers::changed(&job.queue, Fact::Live(how.state), 1);
+    }
     Ok(())
 }
 
@@ -163,7 +167,7 @@ pub fn keep_set(queue: &str, claimed_rows: &[&Flat]) -> Result<()> {
 }
 
 /// How a job ended.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct End<'a> {
     /// What became of it.
     pub outcome: Outcome,
@@ -179,24 +183,38 @@ pub struct End<'a> {
 
 /// Keeps a taken job among the finished ones.
 pub fn keep(job: &Job, end: &End<'_>) -> Result<()> {
-    let old = |field| Arg::Column(&job.row, field);
-    let row = [
-        Arg::Bigint(job.id),
-        old(Field::Queue),
-        old(Field::Task),
-        Arg::Flat(&job.args),
-        Arg::Int(job.priority),
-        old(Field::CreatedAt),
-        Arg::Int(end.attempt),
-        Arg::Int(end.failures),
-        Arg::int(job.max_attempts),
-        old(Field::Key),
-        Arg::Int(job.crashes),
-        Arg::Text(end.outcome.word()),
-        Arg::flat(end.result),
-        end.error.map_or(old(Field::Error), Arg::Flat),
-    ];
-    add(&FINISHED, &row)?;
-    numbers::changed(&job.queue, Fact::kept(end.outcome), 1);
+    keep_all(&[(job, *end)])
+}
+
+/// Keeps taken jobs among the finished ones.
+pub fn keep_all(jobs: &[(&Job, End<'_>)]) -> Result<()> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    FINISHED.insert(|rows| {
+        for (job, end) in jobs {
+            let old = |field| Arg::Column(&job.row, field);
+            rows.add(&[
+                Arg::Bigint(job.id),
+                old(Field::Queue),
+                old(Field::Task),
+                Arg::Flat(&job.args),
+                Arg::Int(job.priority),
+                old(Field::CreatedAt),
+                Arg::Int(end.attempt),
+                Arg::Int(end.failures),
+                Arg::int(job.max_attempts),
+                old(Field::Key),
+                Arg::Int(job.crashes),
+                Arg::Text(end.outcome.word()),
+                Arg::flat(end.result),
+                end.error.map_or(old(Field::Error), Arg::Flat),
+            ]);
+        }
+        Ok(())
+    })?;
+    for (job, end) in jobs {
+        numbers::changed(&job.queue, Fact::kept(end.outcome), 1);
+    }
     Ok(())
 }

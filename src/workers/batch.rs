@@ -15,7 +15,7 @@ use crate::engine::pace::{Plan, MAX_SAVEPOINTS};
 use crate::engine::state::{is_passing, Outcome};
 use crate::engine::time::{Micros, Span};
 use crate::observe;
-use crate::outcome::{self, Failure};
+use crate::outcome::{self, Failed, Failure};
 use crate::pg::function::{Callable, Input, Shape};
 use crate::pg::xact::Caught;
 use crate::pg::{at_commit, clock, extension, hooks, log, shmem, timeout, xact};
@@ -80,9 +80,15 @@ struct Jobs<'a> {
     until: Micros,
     /// The end of the last run, which is the beginning of the next: a clock is read once a job.
     now: Cell<Micros>,
+    /// Those that were charged: written together at the end.
+    failed: RefCell<Vec<Failed<'a>>>,
 }
 
-impl Jobs<'_> {
+impl<'a> Jobs<'a> {
+    fn charge(&self, failed: Failed<'a>) {
+        self.failed.borrow_mut().push(failed);
+    }
+
     fn is_over(&self) -> bool {
         self.now.get() > self.until
     }
@@ -184,10 +190,10 @@ impl Worker {
 
     /// Runs jobs until a batch time has passed; how many. Those that were claimed and have not begun go back as they
     /// were: what has priority over them waits for one batch time and no longer.
-    fn run_some(&self, batch: &Batch<'_>, callable: &mut Callable, jobs: &[Job]) -> Result<usize, Caught> {
+    fn run_some<'a>(&self, batch: &'a Batch<'_>, callable: &mut Callable, jobs: &'a [Job]) -> Result<usize, Caught> {
         let now = Micros(clock::now());
         let until = now.after(settings::batch_time());
-        let run = Jobs { batch, company: jobs.len() > 1, until, now: Cell::new(now) };
+        let run = Jobs { batch, company: jobs.len() > 1, until, now: Cell::new(now), failed: RefCell::default() };
         let mut n = 0;
         while n < jobs.len() {
             if n > 0 && (run.is_over() || batch.progress.borrow().savepoints >= MAX_SAVEPOINTS) {
@@ -201,6 +207,7 @@ impl Worker {
                 Some(group) => self.run_group(&run, callable, &jobs[n..], group.min(jobs.len() - n))?,
             };
         }
+        outcome::write(&run.failed.take())?;
         Ok(n)
     }
 
@@ -244,7 +251,13 @@ impl Worker {
 
     /// Runs the first `size` jobs under one savepoint; how many have run. Where one fails, those before it run once
     /// more without it, and then it does, alone: that decides. The first of a savepoint was alone in it.
-    fn run_group(&self, run: &Jobs<'_>, callable: &mut Callable, jobs: &[Job], size: usize) -> Result<usize, Caught> {
+    fn run_group<'a>(
+        &self,
+        run: &Jobs<'a>,
+        callable: &mut Callable,
+        jobs: &'a [Job],
+        size: usize,
+    ) -> Result<usize, Caught> {
         let before = run.batch.progress.borrow().runs.len();
         let error = match xact::savepoint(|| self.run_together(run, callable, &jobs[..size])) {
             Ok(n) => {
@@ -263,7 +276,7 @@ impl Worker {
         }
         if at == 0 {
             let how = Failure { places: run.batch.handler.retry, ..Failure::default() };
-            outcome::failed(job, &error, &how)?;
+            run.charge(outcome::judged(job, &error, &how));
             run.batch.progress.borrow_mut().runs.push((took, false));
             return Ok(1);
         }
