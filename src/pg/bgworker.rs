@@ -157,6 +157,9 @@ pub fn before_abort(note: fn()) {
 pub fn exit(code: i32) -> ! {
     // SAFETY: proc_exit runs the exit callbacks and does not return.
     unsafe { pg_sys::proc_exit(code) }
+    // From 18 on the header says so by a word (pg_noreturn, c.h) that the bindings do not carry.
+    #[cfg(feature = "pg18")]
+    std::process::abort()
 }
 
 /// The launcher, as both ways of starting it describe it.
