@@ -78,6 +78,35 @@ fn strict_isolation_gives_each_job_its_own_transaction_and_retries_conflicts_unc
     }
 }
 
+/// statement_timeout, idle_…_timeout, and transaction_timeout from 17 on: what ends a session's statement, transaction or
+/// the session itself ends no job.
+#[test]
+fn timeouts_of_sessions_end_no_job() {
+    let server = start(Server::builder());
+    let names =
+        "SELECT name FROM pg_settings WHERE name LIKE '%_timeout' AND context = 'user' AND name <> 'lock_timeout'";
+    let names = server.connect("postgres").query(names, &[]).expect("the server's settings");
+    let settings: Vec<String> = names.iter().map(|row| format!("{} = '100ms'", row.get::<_, &str>(0))).collect();
+    assert!(settings.len() >= 3, "{settings:?}");
+    let mut client = open(&server, "shop", &settings.iter().map(String::as_str).collect::<Vec<_>>());
+    let before = server.log().len();
+    run(
+        &mut client,
+        "CREATE FUNCTION sleeps(args jsonb) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(0.5)';
+         CREATE PROCEDURE naps(args jsonb) LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.5); COMMIT; PERFORM pg_sleep(0.5); END';
+         SELECT pgq.register('sleeps', 'sleeps', run_as => 'app'), pgq.register('naps', 'naps', run_as => 'app'),
+                pgq.configure('sleeps', keep_done => '1 day'), pgq.configure('naps', keep_done => '1 day'),
+                pgq.put('sleeps'), pgq.put('naps')",
+    );
+    let done =
+        "pgq.finished_job WHERE queue IN ('sleeps', 'naps') AND outcome = 'done' AND failures = 0 AND crashes = 0";
+    wait_until(PATIENCE, "both jobs to be done", || count(&mut client, done) == 2);
+    everything_works(&mut client);
+    let ended: Vec<String> =
+        server.log()[before..].lines().filter(|l| l.contains("timeout")).map(str::to_owned).collect();
+    assert_eq!(ended, Vec::<String>::new());
+}
+
 /// Lines per second that workers write while nothing is to be done and while jobs run.
 #[test]
 fn log_statement_all_does_not_log_the_statements_of_workers() {

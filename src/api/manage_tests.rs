@@ -175,6 +175,7 @@ mod tests {
 
     #[pg_test]
     fn every_object_has_a_comment() {
+        // From 18 on NOT NULL is a constraint of its own (contype 'n', pg_constraint.h): its column has the comment.
         assert_eq!(
             rows(
                 "SELECT 'column', c.relname || '.' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
@@ -183,7 +184,8 @@ mod tests {
                  UNION ALL SELECT 'relation', c.relname FROM pg_class c
                   WHERE c.relnamespace = 'pgq'::regnamespace AND obj_description(c.oid, 'pg_class') IS NULL
                  UNION ALL SELECT 'constraint', c.conname FROM pg_constraint c
-                  WHERE c.connamespace = 'pgq'::regnamespace AND obj_description(c.oid, 'pg_constraint') IS NULL
+                  WHERE c.connamespace = 'pgq'::regnamespace AND c.contype <> 'n'
+                    AND obj_description(c.oid, 'pg_constraint') IS NULL
                  UNION ALL SELECT 'function', p.proname FROM pg_proc p
                   WHERE p.pronamespace = 'pgq'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL
                  UNION ALL SELECT 'schema', nspname FROM pg_namespace n

@@ -104,6 +104,7 @@ pub fn is_preloaded() -> bool {
 pub fn connect_nowhere() {
     // SAFETY: once, at a worker's start, signals unblocked.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) }
+    session::outlast_timeouts();
 }
 
 /// Connects this worker to `database` as `role` (0: the bootstrap superuser), and acts as that role, whatever
@@ -117,6 +118,7 @@ pub fn connect(database: u32, role: u32) {
         }
     });
     session::be_oneself();
+    session::outlast_timeouts();
 }
 
 thread_local! {
@@ -157,6 +159,9 @@ pub fn before_abort(note: fn()) {
 pub fn exit(code: i32) -> ! {
     // SAFETY: proc_exit runs the exit callbacks and does not return.
     unsafe { pg_sys::proc_exit(code) }
+    // From 18 on the header says so by a word (pg_noreturn, c.h) that the bindings do not carry.
+    #[cfg(feature = "pg18")]
+    std::process::abort()
 }
 
 /// The launcher, as both ways of starting it describe it.

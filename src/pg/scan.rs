@@ -144,10 +144,11 @@ impl Jobs {
                     heap,
                     along.index(),
                     pg_sys::GetActiveSnapshot(),
-                    i32::try_from(along.keys().len()).unwrap_or(0),
-                    0,
+                    // What EXPLAIN ANALYZE counts in (genam.h).
                     #[cfg(feature = "pg18")]
                     std::ptr::null_mut(),
+                    i32::try_from(along.keys().len()).unwrap_or(0),
+                    0,
                 ),
             };
             Ok(Some(Jobs {

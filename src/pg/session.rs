@@ -97,6 +97,14 @@ pub fn be_oneself() {
     pin(c"role", c"none");
 }
 
+/// No transaction_timeout holds for this worker (from 17 on): it would end the process, where our limits cancel a job.
+/// The other timeouts of a session are armed for clients only; this one is by StartTransaction (xact.c) in every process.
+/// Autovacuum keeps it away in the same manner (autovacuum.c).
+pub(super) fn outlast_timeouts() {
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    pin(c"transaction_timeout", c"0");
+}
+
 /// Keeps cancels out until `work` is done: one that was meant for a job and comes late must not end what cleans up
 /// after it. It is still pending afterwards.
 pub fn without_cancel<T>(work: impl FnOnce() -> T) -> T {

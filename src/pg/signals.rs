@@ -117,18 +117,23 @@ mod term {
         sender: i32,
     }
 
-    // SAFETY: the declaration of sigaction(2).
+    // SAFETY: the declarations of sigaction(2), and of errno in glibc and musl.
     unsafe extern "C" {
         fn sigaction(signal: i32, action: *const Action, before: *mut Action) -> i32;
+        fn __errno_location() -> *mut i32;
     }
 
     /// # Safety
-    /// Called by the system with the siginfo_t of a SIGTERM: one store, then the server's own handler.
+    /// Called by the system with the siginfo_t of a SIGTERM: one store, then the server's own handler. That one keeps
+    /// errno by itself up to 16; from 17 on pqsignal's wrapper does (port/pqsignal.c), which we are not called by.
     unsafe extern "C-unwind" fn terminate(signal: i32, info: *const Info, _context: *mut std::ffi::c_void) {
-        // SAFETY: the system's own structure, alive during the call; and the server's handler of SIGTERM.
+        // SAFETY: the system's own structure, alive during the call; the server's handler of SIGTERM; and this
+        // thread's errno.
         unsafe {
+            let errno = *__errno_location();
             SENDER.store((*info).sender, SeqCst);
             die(signal);
+            *__errno_location() = errno;
         }
     }
 

@@ -58,12 +58,19 @@ pub fn open(server: &Server, database: &str, settings: &[&str]) -> Client {
     }
     // With the connection: a session that is idle for 1 ms may be gone before its first SET.
     let mut config = server.config(database, "postgres");
-    config.options("-c statement_timeout=0 -c lock_timeout=0 -c idle_session_timeout=0");
+    let none = "-c statement_timeout=0 -c lock_timeout=0 -c idle_session_timeout=0";
+    let from_17 = if has_setting(&mut admin, "transaction_timeout") { " -c transaction_timeout=0" } else { "" };
+    config.options(&format!("{none}{from_17}"));
     let mut client = config.connect(NoTls).expect("a session that none of the database's timeouts ends");
     run(&mut client, "SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed'");
     run(&mut client, "CREATE EXTENSION pgq");
     run(&mut client, QUEUES);
     client
+}
+
+/// Does this version of PostgreSQL have this setting, if need be by a newer name?
+pub fn has_setting(client: &mut Client, name: &str) -> bool {
+    one(client, &format!("SELECT pg_catalog.current_setting('{name}', true) IS NOT NULL"))
 }
 
 /// One of everything, and all of it comes to its end. Once a database.
