@@ -58,11 +58,40 @@ job_runs() {
     [[ $state == "done" ]] || fail "a job $1: $state"
 }
 
+# PostgreSQL looks for the file even where the library is preloaded.
+the_library_is_missed() {
+    local said
+    said=$(sql -c "SELECT pgq.put('hello')" 2>&1) && fail "put works without the library: $said"
+    [[ $said == *"could not access file \"\$libdir/pgq\""* ]] || fail "put says: $said"
+}
+
 # The same postmaster as before, and none of its processes died.
 nothing_crashed() {
     [[ $(postmaster) == "$1" && $(sql -c 'SELECT 1') == 1 ]] || fail "the server is not the same"
     ! grep -E 'was terminated by signal|reinitializing|PANIC' "$SERVER/log" || fail "a process crashed"
 }
+
+# Files and new directories of which the machine has none, but for those of dpkg and apt themselves.
+changed() {
+    local path
+    (cd /changes && find . \( -path ./var/lib/dpkg -o -path ./var/lib/apt -o -path ./var/cache -o -path ./var/log \
+        -o -path ./machine -o -path ./changes -o -path ./pgq \) -prune -o \( -type f -o -type l -o -type d \) -printf '%P\n') |
+        while read -r path; do
+            [[ -d /changes/$path && -d /machine/$path ]] || echo "$path"
+        done
+}
+
+# What somebody installed by hand on this machine is not the package's.
+remove_pgq() {
+    local package
+    for package in "$PACKAGE" "postgresql-$PG_MAJOR-pgq3"; do
+        ! dpkg --status "$package" >/dev/null 2>&1 || dpkg --purge "$package"
+    done
+    rm -f "/usr/lib/postgresql/$PG_MAJOR/lib/pgq.so" "/usr/share/postgresql/$PG_MAJOR"/extension/pgq{.control,--*.sql}
+    [[ -x $BIN/postgres ]] || fail "this copy of the machine has no PostgreSQL $PG_MAJOR: is /usr a file system of its own?"
+}
+
+# Cases
 
 it_installs_and_a_job_runs() {
     install_as_readme_says
@@ -81,23 +110,23 @@ it_is_replaced_and_removed_under_a_running_server() {
     dpkg --install target/deb/*.deb
     job_runs "after the package was replaced"
     apt-get remove -y "$PACKAGE"
-    # A server that preloaded pgq has it in memory until its restart.
-    job_runs "after the package was removed"
+    the_library_is_missed
     nothing_crashed "$pid"
     install_as_readme_says
-    control_server restart
     job_runs "after the package came back"
+    nothing_crashed "$pid"
+    control_server restart
+    job_runs "after a restart"
 }
 
 a_server_without_preloading_outlives_it() {
-    local pid said
+    local pid
     install_as_readme_says
     start_server
     first_example_runs
     pid=$(postmaster)
     apt-get remove -y "$PACKAGE"
-    said=$(sql -c "SELECT pgq.put('hello')" 2>&1) && fail "put works without the library: $said"
-    [[ $said == *"could not access file \"\$libdir/pgq\""* ]] || fail "put says: $said"
+    the_library_is_missed
     nothing_crashed "$pid"
     control_server restart
     nothing_crashed "$(postmaster)"
@@ -117,16 +146,6 @@ nothing_is_left_when_it_is_removed() {
     left=$(changed)
     [[ -z $left ]] || fail "left behind: $left"
     ! dpkg --status "$PACKAGE" 2>/dev/null || fail "dpkg still knows the package"
-}
-
-# Files and new directories of which the machine has none, but for those of dpkg and apt themselves.
-changed() {
-    local path
-    (cd /changes && find . \( -path ./var/lib/dpkg -o -path ./var/lib/apt -o -path ./var/cache -o -path ./var/log \
-        -o -path ./machine -o -path ./changes -o -path ./pgq \) -prune -o \( -type f -o -type l -o -type d \) -printf '%P\n') |
-        while read -r path; do
-            [[ -d /changes/$path && -d /machine/$path ]] || echo "$path"
-        done
 }
 
 it_cannot_stand_beside_the_older_pgq() {
@@ -172,16 +191,6 @@ the_extension_image_is_laid_out_for_cloudnativepg() {
 END
     cmp /image/lib/pgq.so <(dpkg-deb --fsys-tarfile target/deb/*.deb | tar -xO "./usr/lib/postgresql/$PG_MAJOR/lib/pgq.so") ||
         fail "the image has another library than the package"
-}
-
-# What somebody installed by hand on this machine is not the package's.
-remove_pgq() {
-    local package
-    for package in "$PACKAGE" "postgresql-$PG_MAJOR-pgq3"; do
-        ! dpkg --status "$package" >/dev/null 2>&1 || dpkg --purge "$package"
-    done
-    rm -f "/usr/lib/postgresql/$PG_MAJOR/lib/pgq.so" "/usr/share/postgresql/$PG_MAJOR"/extension/pgq{.control,--*.sql}
-    [[ -x $BIN/postgres ]] || fail "this copy of the machine has no PostgreSQL $PG_MAJOR: is /usr a file system of its own?"
 }
 
 remove_pgq
