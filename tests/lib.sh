@@ -112,14 +112,35 @@ need_packages() {
 # The checker of install scripts, of exactly these versions, in a place of its own.
 PGSPOT=(pgspot==0.9.4 pglast==7.21)
 PGSPOT_DIR=$TARGET_DIR/pgspot
-need_pgspot() {
-    [[ "$(cat "$PGSPOT_DIR/versions" 2>/dev/null)" != "${PGSPOT[*]}" ]] || return 0
+need_pgspot() { need_venv pgspot "$PGSPOT_DIR" "${PGSPOT[@]}"; }
+
+# need_venv NAME DIRECTORY NAME==VERSION...: a Python with exactly these packages in a place of its own.
+need_venv() {
+    local name=$1 directory=$2
+    shift 2
+    [[ "$(cat "$directory/versions" 2>/dev/null)" != "$*" ]] || return 0
     python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
-    step "installing ${PGSPOT[0]}"
-    rm -rf "$PGSPOT_DIR"
-    quietly pgspot-venv python3 -m venv "$PGSPOT_DIR"
-    quietly pgspot-install "$PGSPOT_DIR/bin/pip" install --disable-pip-version-check "${PGSPOT[@]}"
-    echo "${PGSPOT[*]}" >"$PGSPOT_DIR/versions"
+    step "installing $1 for $name"
+    rm -rf "$directory"
+    quietly "$name-venv" python3 -m venv "$directory"
+    quietly "$name-install" "$directory/bin/pip" install --disable-pip-version-check --no-deps "$@"
+    quietly "$name-check" "$directory/bin/pip" check --disable-pip-version-check
+    echo "$*" >"$directory/versions"
+}
+
+# PgBouncer, unpacked and not installed: its package starts a service. Exports PGQ_PGBOUNCER, where it is.
+need_pgbouncer() {
+    local directory=$TARGET_DIR/clients/pgbouncer
+    PGQ_PGBOUNCER=$(command -v pgbouncer || true)
+    export PGQ_PGBOUNCER=${PGQ_PGBOUNCER:-$directory/usr/sbin/pgbouncer}
+    [[ ! -x $PGQ_PGBOUNCER ]] || return 0
+    # What it is linked with, besides what the server needs too.
+    install_packages libc-ares2 libevent-2.1-7
+    step "unpacking pgbouncer"
+    rm -rf "$directory"
+    mkdir -p "$directory"
+    (cd "$directory" && quietly pgbouncer-download apt-get download pgbouncer)
+    quietly pgbouncer-unpack dpkg -x "$directory"/pgbouncer_*.deb "$directory"
 }
 
 install_packages() {

@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod calls;
+pub mod clients;
 pub mod crasher;
 pub mod disk;
 pub mod hooked;
@@ -11,6 +12,7 @@ pub mod ledger;
 pub mod markdown;
 pub mod numbers;
 pub mod process;
+pub mod programs;
 pub mod psql;
 pub mod random;
 pub mod rules;

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io;
+use std::net::TcpListener;
 use std::os::unix::fs::{chown, DirBuilderExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -156,6 +157,22 @@ fn send(pid: u32, signal: i32) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// SIGKILL to all processes of a group that [`spawn_bound`] started as one of its own; whether there were any.
+pub fn kill_group(leader: u32) -> bool {
+    let Ok(group) = i32::try_from(leader) else { return false };
+    // SAFETY: kill takes two integers and touches no memory of ours; a group's number is above 1.
+    group > 1 && unsafe { libc::kill(-group, libc::SIGKILL) } == 0
+}
+
+/// A port of 127.0.0.1 that nobody listens on.
+///
+/// # Panics
+/// When there is none.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("the address that was bound").port()
 }
 
 /// The fields of /proc/PID/stat after the command, which may itself hold spaces and parentheses.

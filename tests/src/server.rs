@@ -3,22 +3,24 @@
 
 use crate::disk::SmallDisk;
 use crate::process::{self, owner};
+use crate::programs::{copy_template, run};
 use crate::psql;
 use crate::time::wait_for;
 use postgres::{Client, Config, NoTls};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
+
+pub use crate::programs::binary;
 
 /// How long a server may take to start or to stop before the test fails: recovery after a crash in
 /// the middle of many jobs takes seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Only a name: no server listens on TCP, and each has a socket directory of its own.
+/// Only a name, unless it listens on loopback: each server has a socket directory of its own.
 const PORT: u16 = 5432;
 
 /// How a server is stopped.
@@ -39,9 +41,16 @@ pub struct Builder {
     hooked: bool,
     settings: Vec<(String, String)>,
     disk_megabytes: Option<u32>,
+    loopback: Option<u16>,
 }
 
 impl Builder {
+    /// Listens on 127.0.0.1 too, on a port of its own, for clients that know no Unix sockets.
+    pub fn loopback(mut self) -> Builder {
+        self.loopback = Some(process::free_port());
+        self.conf("listen_addresses", "127.0.0.1")
+    }
+
     /// The data directory gets a disk of its own of this size.
     pub fn small_disk(mut self, megabytes: u32) -> Builder {
         self.disk_megabytes = Some(megabytes);
@@ -78,7 +87,7 @@ impl Builder {
             run(owner().command("/bin/mkdir").arg(&path));
             SmallDisk::mount(&path, megabytes).unwrap_or_else(|error| panic!("no small disk: {error}"))
         });
-        let server = Server { directory, program, child: Mutex::new(None), disk };
+        let server = Server { directory, program, port: self.loopback.unwrap_or(PORT), child: Mutex::new(None), disk };
         copy_template(&server.data_directory());
         server.append_configuration(&self);
         server.start();
@@ -90,6 +99,7 @@ impl Builder {
 pub struct Server {
     directory: PathBuf,
     program: PathBuf,
+    port: u16,
     child: Mutex<Option<Child>>,
     disk: Option<SmallDisk>,
 }
@@ -106,10 +116,21 @@ impl Server {
     /// When it cannot be made or does not start.
     pub fn standby(&self) -> Server {
         let directory = process::make_directory("s");
-        let standby = Server { directory, program: self.program.clone(), child: Mutex::new(None), disk: None };
+        let standby = Server { directory, program: self.program.clone(), child: Mutex::new(None), disk: None, ..*self };
         let mut backup = owner().command(binary("pg_basebackup"));
         backup.arg("-D").arg(standby.data_directory()).arg("-h").arg(&self.directory);
-        run(backup.args(["-p", &PORT.to_string(), "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "--no-sync"]));
+        run(backup.args([
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            "postgres",
+            "-R",
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+            "--no-sync",
+        ]));
         standby.append(&format!("unix_socket_directories = '{}'\n", standby.directory.display()));
         standby.start();
         standby
@@ -267,7 +288,7 @@ impl Server {
     /// Where it is, for a thread that connects by itself.
     pub fn config(&self, database: &str, role: &str) -> Config {
         let mut config = Config::new();
-        config.host_path(&self.directory).port(PORT).dbname(database).user(role);
+        config.host_path(&self.directory).port(self.port).dbname(database).user(role);
         config.application_name("pgq-tests").connect_timeout(PATIENCE);
         config
     }
@@ -395,7 +416,7 @@ impl Server {
 
     /// The port, which is part of the socket's name.
     pub fn port(&self) -> u16 {
-        PORT
+        self.port
     }
 
     /// The data directory.
@@ -419,9 +440,10 @@ impl Server {
 
     fn append_configuration(&self, builder: &Builder) {
         let mut lines = format!(
-            "listen_addresses = ''\nunix_socket_directories = '{}'\nport = {PORT}\n\
+            "listen_addresses = ''\nunix_socket_directories = '{}'\nport = {}\n\
              lc_messages = 'C'\nmax_worker_processes = 32\nlog_line_prefix = '%m [%p] %b '\n",
-            self.directory.display()
+            self.directory.display(),
+            self.port
         );
         if builder.preload {
             lines.push_str("shared_preload_libraries = 'pgq'\n");
@@ -453,37 +475,4 @@ impl Drop for Server {
         drop(self.disk.take());
         process::remove_directory(&self.directory);
     }
-}
-
-/// A program of the PostgreSQL under test: `PG_CONFIG` names it, Debian's 15 unless set.
-pub fn binary(name: &str) -> PathBuf {
-    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    let directory = DIRECTORY.get_or_init(|| {
-        let pg_config =
-            std::env::var("PG_CONFIG").unwrap_or_else(|_| "/usr/lib/postgresql/15/bin/pg_config".to_owned());
-        let output = Command::new(&pg_config).arg("--bindir").output();
-        let output = output.unwrap_or_else(|error| panic!("{pg_config}: {error}"));
-        PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
-    });
-    directory.join(name)
-}
-
-/// Copies a fresh data directory: initdb takes a second, and one run needs many servers.
-fn copy_template(to: &Path) {
-    static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
-    let template = TEMPLATE.get_or_init(|| {
-        let path = process::make_directory("t").join("data");
-        let mut initdb = owner().command(binary("initdb"));
-        initdb.arg("-D").arg(&path).args(["-U", "postgres", "--auth=trust", "--no-sync"]);
-        run(initdb.args(["--encoding=UTF8", "--locale=C.UTF-8"]));
-        path
-    });
-    run(owner().command("/bin/cp").arg("-a").arg(template).arg(to));
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let text = String::from_utf8_lossy(&output.stderr);
-    let signal = output.status.signal();
-    assert!(output.status.success(), "{command:?} failed (signal {signal:?}): {text}");
 }

@@ -1,0 +1,49 @@
+//! A worker whose sessions end, and whose server goes away and comes back.
+
+use super::{Stage, Way, Worker, PATIENCE};
+use crate::{count, one, Stop};
+
+/// What happens to the worker's sessions.
+type Break = fn(&mut Stage);
+
+fn terminate(stage: &mut Stage) {
+    let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'worker'";
+    assert!(one::<i64>(&mut stage.client, sql) > 0, "the worker has no session");
+}
+
+fn restart(stage: &mut Stage) {
+    stage.server.restart(Stop::Fast);
+    stage.reconnect();
+}
+
+fn crash(stage: &mut Stage) {
+    stage.server.restart(Stop::Immediate);
+    stage.reconnect();
+}
+
+pub(super) fn reconnect(stage: &mut Stage) {
+    let mut worker = stage.worker(Way::Transaction).start();
+    stage.does_a_job();
+    for (what, broken) in [("terminated", terminate as Break), ("restarted", restart)] {
+        broken(stage);
+        stage.does_a_job();
+        // Again while idle: found by its notification, and not by the look after the connect.
+        stage.does_a_job();
+        assert!(worker.is_alive(), "idle, {what}: the worker ended");
+    }
+    for (what, broken) in [("terminated", terminate as Break), ("crashed", crash)] {
+        while_it_works(stage, &mut worker, what, broken);
+    }
+    worker.stop(PATIENCE);
+}
+
+fn while_it_works(stage: &mut Stage, worker: &mut Worker, what: &str, broken: Break) {
+    let job = stage.put_sleep(0.5);
+    stage.until_it_sleeps(Way::Transaction, job);
+    broken(stage);
+    stage.until_gone(job);
+    assert_eq!(stage.effects(job), [1], "{what} in the middle of a job");
+    assert_eq!(count(&mut stage.client, &format!("pgq.finished_job WHERE id = {job}")), 0, "{what}: it is dead");
+    stage.does_a_job();
+    assert!(worker.is_alive(), "in the middle of a job, {what}: the worker ended");
+}
