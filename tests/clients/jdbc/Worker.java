@@ -32,7 +32,10 @@ public final class Worker {
     private static final int LEASE_SECONDS = number("PGQ_LEASE_SECONDS", 30);
     /** For what no notification tells: jobs whose notification was lost with a connection. */
     private static final int POLL_SECONDS = number("PGQ_POLL_SECONDS", 30);
-    /** Behind a pooler in transaction mode neither LISTEN nor prepared statements last. */
+    /**
+     * Behind a pooler in transaction mode neither LISTEN nor prepared statements last. PgBouncer refuses pgjdbc unless
+     * its configuration says {@code ignore_startup_parameters = extra_float_digits}.
+     */
     private static final boolean POOLED = "1".equals(System.getenv("PGQ_POOLED"));
 
     // --- the work: one function for each task of the queue
@@ -210,7 +213,8 @@ public final class Worker {
         if (POOLED) {
             properties.setProperty("prepareThreshold", "0");
         }
-        return DriverManager.getConnection("jdbc:postgresql://" + uri.getAuthority().replaceFirst(".*@", "") + uri.getPath(), properties);
+        String server = uri.getHost() + ":" + uri.getPort();
+        return DriverManager.getConnection("jdbc:postgresql://" + server + uri.getPath(), properties);
     }
 
     private static void execute(Connection connection, String sql, Object... values) throws SQLException {

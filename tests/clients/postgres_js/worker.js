@@ -20,13 +20,16 @@ const POLL_SECONDS = Number(process.env.PGQ_POLL_SECONDS ?? 30)
 // Behind a pooler in transaction mode neither LISTEN nor prepared statements last.
 const POOLED = process.env.PGQ_POOLED === '1'
 
-// One connection works, the other is for the heartbeat; LISTEN gets a third. Lost ones are made again when needed.
-const sql = postgres(process.env.PGQ_DSN, {
-  max: 2,
+const OPTIONS = {
+  max: 1,
   connect_timeout: 10,
   prepare: !POOLED,
   backoff: (retries) => Math.min(0.1 * 2 ** retries, 5),
-})
+}
+// One connection works, another is for heartbeats, and LISTEN gets a third. Lost ones are made again when needed.
+let losses = 0
+const sql = postgres(process.env.PGQ_DSN, { ...OPTIONS, onclose: () => losses++ })
+const hearts = postgres(process.env.PGQ_DSN, { ...OPTIONS, idle_timeout: 60 })
 
 // --- the work: one function for each task of the queue
 
@@ -48,22 +51,36 @@ const TASKS = {
 
 // Claims a job, does it, and commits both. False: there is none.
 async function runInTransaction() {
+  const before = losses
   let job
   try {
     await sql.begin(async (sql) => {
       ;[job] = await sql`SELECT * FROM pgq.claim(${QUEUE}, tasks => ${Object.keys(TASKS)})`
-      if (job) await TASKS[job.task](sql, job)
+      if (job) await withoutWritingToLost(sql, (sql) => TASKS[job.task](sql, job))
     })
   } catch (error) {
-    // The server has the job back already, and nothing is to be counted.
-    if (!job || isLost(error)) throw error
+    // When the connection is lost the server has the job back already, and nothing is to be counted.
+    if (!job || losses !== before) throw error
     await recordFailure(job, error)
   }
   return job !== undefined
 }
 
+// postgres.js 3.4 ends the process when a transaction writes to a connection that was lost (porsager/postgres#1066),
+// its own COMMIT included. So work whose connection was lost waits at its next query, for ever; begin() failed already.
+async function withoutWritingToLost(sql, run) {
+  const before = losses
+  const never = new Promise(() => {})
+  try {
+    await run((...query) => (losses === before ? sql(...query) : never))
+  } finally {
+    if (losses !== before) await never
+  }
+}
+
 // Claims a job with a lease, does it, and completes it. False: there is none.
 async function runWithLease() {
+  const before = losses
   const [job] = await sql`
     SELECT * FROM pgq.claim(${QUEUE}, tasks => ${Object.keys(TASKS)}, lease => make_interval(secs => ${LEASE_SECONDS}))`
   if (!job) return false
@@ -71,7 +88,7 @@ async function runWithLease() {
   try {
     await TASKS[job.task](sql, job)
   } catch (error) {
-    if (isLost(error)) throw error
+    if (losses !== before) throw error
     await recordFailure(job, error)
     return true
   } finally {
@@ -82,22 +99,17 @@ async function runWithLease() {
   return true
 }
 
-// The connection is gone: postgres.js says so, or the server's last message did.
-function isLost(error) {
-  return /^(CONNECTION_|CONNECT_TIMEOUT|57P0)/.test(error.code)
-}
-
 // In a transaction of its own: otherwise the failing job would be the next one, at once, for ever.
 async function recordFailure(job, error) {
   console.warn(`job ${job.id}, attempt ${job.attempt}: ${error}`)
   await sql`SELECT pgq.fail(${job.id}, ${job.attempt}, ${String(error)})`
 }
 
-// Extends the lease every third of it. Work that computes for long without an await holds up the timer too: give that
-// to a worker thread.
+// Extends the lease every third of it, on a connection of its own. Work that computes for long without an await holds
+// up the timer too: give that to a worker thread.
 function startHeartbeat(job) {
   const beat = () =>
-    sql`SELECT pgq.extend(${job.id}, ${job.attempt}, make_interval(secs => ${LEASE_SECONDS}))`.catch((error) =>
+    hearts`SELECT pgq.extend(${job.id}, ${job.attempt}, make_interval(secs => ${LEASE_SECONDS}))`.catch((error) =>
       console.warn(`no heartbeat this time: ${error}`),
     )
   return setInterval(beat, (LEASE_SECONDS * 1000) / 3)
@@ -147,4 +159,4 @@ while (!stopping) {
     delay = Math.min(2 * delay, 5)
   }
 }
-await sql.end({ timeout: 5 })
+await Promise.all([sql.end({ timeout: 5 }), hearts.end({ timeout: 5 })])
