@@ -121,7 +121,7 @@ fn run_recipe(recipe: &Recipe, cases: &[&'static Case]) -> Vec<String> {
         let verdict = if result.is_ok() { "ok" } else { "FAILED" };
         println!("test {} {} ... {verdict} ({:.1} s)", recipe.name, case.name, began.elapsed().as_secs_f64());
         if let Err(panic) = result {
-            let log = stage.take().map(|stage| stage.server.log_tail()).unwrap_or_default();
+            let log = stage.take().map(|stage| stage.log_tails()).unwrap_or_default();
             failures.push(format!("---- {} {} ----\n{}\n{log}\n", recipe.name, case.name, message(&*panic)));
         }
     }

@@ -5,7 +5,8 @@
 //! statement, and only that, fails with this SQLSTATE), `transcript` (prompts and answers, compared
 //! loosely), `as=ROLE`, `db=NAME` (created when first named; `shop` otherwise, or what the prompt
 //! says), `session=NAME` (another session beside the first). The session of a database, role and
-//! name stays open from block to block.
+//! name stays open from block to block. A block in another language that touches pgq says
+//! `file=PATH`, and its lines are in that file, which is tested for itself.
 
 use pgq_tests::markdown::{blocks, Block};
 use pgq_tests::psql::{Reply, Session};
@@ -29,9 +30,15 @@ fn untagged(blocks: &[Block]) -> Vec<String> {
     let mut wrong = Vec::new();
     for block in blocks {
         if block.language != "sql" {
-            if block.text.contains("pgq.") {
-                let line = block.line;
-                wrong.push(format!("README.md:{line}: a block with \"pgq.\" must be tagged sql"));
+            let line = block.line;
+            match block.option("file") {
+                None if block.text.contains("pgq.") => {
+                    wrong.push(format!("README.md:{line}: a block with \"pgq.\" must be tagged sql or name its file"));
+                }
+                Some(file) if !is_quoted(&block.text, file) => {
+                    wrong.push(format!("README.md:{line}: these lines are not in {file}"));
+                }
+                _ => {}
             }
             continue;
         }
@@ -41,6 +48,12 @@ fn untagged(blocks: &[Block]) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// Whether all of it stands in that file of the tree, in a row.
+fn is_quoted(text: &str, file: &str) -> bool {
+    let whole = std::fs::read_to_string(repository().join(file)).unwrap_or_default();
+    !text.trim().is_empty() && format!("\n{whole}").contains(&format!("\n{text}"))
 }
 
 /// A statement that is not ended would silently become part of the next block.
@@ -163,9 +176,11 @@ fn a_block_that_hides_pgq_behind_another_tag_is_found() {
     let fence = "```";
     let text = format!(
         "{fence}\npgq.put\n{fence}\n{fence}sh\nls\n{fence}\n{fence}python\npgq.put\n{fence}\n\
-         {fence}sql skip\nSELECT pgq.put('a');\n{fence}\n"
+         {fence}sql skip\nSELECT pgq.put('a');\n{fence}\n\
+         {fence}toml file=tests/Cargo.toml\n[package]\nname = \"pgq-tests\"\n{fence}\n\
+         {fence}toml file=tests/Cargo.toml\n[package]\nname = \"pgq.put\"\n{fence}\n"
     );
     let wrong = untagged(&blocks(&text).expect("closed"));
     let lines: Vec<&str> = wrong.iter().filter_map(|line| line.split(':').nth(1)).collect();
-    assert_eq!(lines, ["1", "7", "10"], "{wrong:?}");
+    assert_eq!(lines, ["1", "7", "10", "17"], "{wrong:?}");
 }

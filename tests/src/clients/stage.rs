@@ -4,6 +4,8 @@
 use super::{Recipe, Way, Worker, PATIENCE};
 use crate::{one, run, wait_for, wait_until, Server};
 use postgres::Client;
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What the jobs of the contract leave.
@@ -46,6 +48,19 @@ impl Stage {
     /// Where the database is, for any client.
     pub fn dsn(&self) -> String {
         format!("postgresql://worker@127.0.0.1:{}/app", self.server.port())
+    }
+
+    /// Where what the workers write goes.
+    pub fn worker_log(&self) -> PathBuf {
+        self.server.socket_directory().join("worker.log")
+    }
+
+    /// The ends of the workers' and the server's log, for messages.
+    pub fn log_tails(&self) -> String {
+        let log = fs::read_to_string(self.worker_log()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = lines[lines.len().saturating_sub(30)..].join("\n  | ");
+        format!("the end of what the workers wrote:\n  | {tail}\n{}", self.server.log_tail())
     }
 
     /// A worker for the queue, described and not yet started.

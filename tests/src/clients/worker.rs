@@ -4,7 +4,7 @@
 use super::stage::Stage;
 use crate::process;
 use crate::wait_for;
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -46,7 +46,7 @@ impl Worker {
     /// A program of the recipe, with what the contract gives it.
     pub(super) fn program(stage: &Stage, name: &str) -> Worker {
         let directory = stage.recipe.directory();
-        let log = stage.server.socket_directory().join(format!("{name}.log"));
+        let log = stage.worker_log();
         let mut command = Command::new(directory.join(name));
         command.current_dir(directory).process_group(0).stdin(Stdio::null());
         command.env("PGQ_DSN", stage.dsn()).env("PGQ_QUEUE", &stage.queue);
@@ -139,13 +139,5 @@ impl Drop for Worker {
         process::kill_group(child.id());
         let _ = child.wait();
         process::forget_process(child.id());
-        if std::thread::panicking() {
-            let log = fs::read_to_string(&self.log).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            eprintln!(
-                "the end of what the worker wrote:\n  | {}",
-                lines[lines.len().saturating_sub(25)..].join("\n  | ")
-            );
-        }
     }
 }
