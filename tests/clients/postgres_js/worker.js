@@ -54,10 +54,12 @@ async function runInTransaction() {
   const before = losses
   let job
   try {
-    await sql.begin(async (sql) => {
-      ;[job] = await sql`SELECT * FROM pgq.claim(${QUEUE}, tasks => ${Object.keys(TASKS)})`
-      if (job) await withoutWritingToLost(sql, (sql) => TASKS[job.task](sql, job))
-    })
+    await sql.begin(
+      unlessLost(async (sql) => {
+        ;[job] = await sql`SELECT * FROM pgq.claim(${QUEUE}, tasks => ${Object.keys(TASKS)})`
+        if (job) await TASKS[job.task](sql, job)
+      }),
+    )
   } catch (error) {
     // When the connection is lost the server has the job back already, and nothing is to be counted.
     if (!job || losses !== before) throw error
@@ -67,14 +69,17 @@ async function runInTransaction() {
 }
 
 // postgres.js 3.4 ends the process when a transaction writes to a connection that was lost (porsager/postgres#1066),
-// its own COMMIT included. So work whose connection was lost waits at its next query, for ever; begin() failed already.
-async function withoutWritingToLost(sql, run) {
-  const before = losses
-  const never = new Promise(() => {})
-  try {
-    await run((...query) => (losses === before ? sql(...query) : never))
-  } finally {
-    if (losses !== before) await never
+// be it with its own COMMIT or ROLLBACK. So what is in a transaction whose connection was lost waits there for ever;
+// begin() has failed by then.
+function unlessLost(run) {
+  return async (sql) => {
+    const before = losses
+    const never = new Promise(() => {})
+    try {
+      await run((...query) => (losses === before ? sql(...query) : never))
+    } finally {
+      if (losses !== before) await never
+    }
   }
 }
 
