@@ -151,7 +151,7 @@ def the_cluster_mounts_and_preloads_the_extension_image():
     assert sorted(server) == ["extensions", "parameters", "shared_preload_libraries"]
     assert server["shared_preload_libraries"] == ["pgq"]
     # CloudNativePG takes strings only.
-    assert all(isinstance(value, str) for value in server["parameters"].values())
+    assert all(isinstance(value, str) for value in server["parameters"].values()), "a parameter is no string"
     conf = block_with(ROOT / "README.md", "conf", "shared_preload_libraries")
     for name, value in server["parameters"].items():
         assert re.search(rf"^{name} = {value}\b", conf, re.M), f"README says another {name}"
