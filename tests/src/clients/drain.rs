@@ -19,17 +19,17 @@ pub(super) fn killed_twice(stage: &mut Stage) {
     let second = stage.put_sleep(1.0);
     put.extend(stage.put_many(jobs() - 2 * third - 2));
     put.extend([first, second]);
+    // Ten times what the slowest client takes for a job.
+    let deadline = Duration::from_secs(60) + Duration::from_millis(50) * u32::try_from(jobs()).unwrap_or(u32::MAX);
     let began = Instant::now();
     for sleeping in [first, second] {
         let mut worker = stage.worker(Way::Transaction).start();
-        stage.until_it_sleeps(Way::Transaction, sleeping);
+        stage.until_it_sleeps_within(deadline, Way::Transaction, sleeping);
         worker.kill_9();
         assert_eq!(stage.effects(sleeping), [0; 0], "of a job that was killed in the middle");
     }
     let mut worker = stage.worker(Way::Transaction).start();
     let left = format!("SELECT NOT EXISTS (SELECT FROM pgq.job WHERE queue = '{}')", stage.queue);
-    // Ten times what the slowest client takes for a job.
-    let deadline = Duration::from_secs(60) + Duration::from_millis(50) * u32::try_from(jobs()).unwrap_or(u32::MAX);
     stage.until(deadline, "the queue to be empty", &left);
     let took = began.elapsed().as_secs_f64();
     worker.stop(super::PATIENCE);

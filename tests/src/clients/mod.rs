@@ -2,6 +2,7 @@
 //! known by the contract in tests/clients/README.md and by nothing else. A case starts it, feeds it,
 //! kills it, and looks at what is in the database.
 
+pub mod link;
 pub mod pooler;
 pub mod stage;
 pub mod worker;
@@ -73,6 +74,7 @@ pub struct Case {
 pub const CASES: &[Case] = &[
     Case { name: "drains_exactly_once_while_it_is_killed_twice", run: drain::killed_twice },
     Case { name: "picks_up_a_job_within_50_ms_of_its_commit", run: pickup::single_jobs },
+    Case { name: "hears_what_is_notified_during_a_claim", run: pickup::during_a_claim },
     Case { name: "finishes_the_running_job_on_sigterm", run: single_jobs::sigterm },
     Case { name: "a_failing_job_is_rolled_back_and_backs_off", run: single_jobs::failing },
     Case { name: "a_heartbeat_keeps_a_lease_shorter_than_the_job", run: leases::heartbeat },

@@ -1,5 +1,6 @@
 //! From the commit of a single put to the worker's effect.
 
+use super::link::{SlowLink, DELAY};
 use super::{Stage, Way};
 use crate::median;
 use std::thread;
@@ -31,4 +32,19 @@ pub(super) fn single_jobs(stage: &mut Stage) {
     let name = &stage.recipe.name;
     println!("{name}: commit to effect, median {:.1} ms, longest {:.1} ms", in_ms(median(&times)), in_ms(longest));
     assert!(longest < DEADLINE, "{times:?}");
+}
+
+/// A claim that finds nothing took its snapshot before the put; the notification comes with the answer to
+/// its COMMIT, and not when the worker waits for it. On a slow link this takes up to three answers.
+pub(super) fn during_a_claim(stage: &mut Stage) {
+    let link = SlowLink::open(stage.server.port());
+    let dsn = format!("postgresql://worker@127.0.0.1:{}/app", link.port());
+    let mut worker = stage.worker(Way::Transaction).with("PGQ_DSN", &dsn).start();
+    stage.does_a_job();
+    // From the commit of the last job on, in steps of a third of an answer: some puts meet it.
+    for step in 0..13 {
+        thread::sleep(DELAY / 3 * step);
+        stage.does_a_job();
+    }
+    worker.stop(super::PATIENCE);
 }

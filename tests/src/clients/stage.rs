@@ -105,6 +105,11 @@ impl Stage {
 
     /// Waits until a worker is in the middle of a job that sleeps.
     pub fn until_it_sleeps(&mut self, way: Way, job: i64) {
+        self.until_it_sleeps_within(PATIENCE, way, job);
+    }
+
+    /// The same where many jobs come before.
+    pub fn until_it_sleeps_within(&mut self, deadline: Duration, way: Way, job: i64) {
         let sql = match way {
             Way::Transaction => SLEEPS_IN_TRANSACTION.to_owned(),
             // The claim and the effect are committed by then.
@@ -113,7 +118,7 @@ impl Stage {
                                  WHERE id = {job} AND state = 'leased')"
             ),
         };
-        self.until(PATIENCE, "a worker to be in the middle of the job", &sql);
+        self.until(deadline, "a worker to be in the middle of the job", &sql);
     }
 
     /// Waits until a job is there no more.
