@@ -128,6 +128,17 @@ need_venv() {
     echo "$*" >"$directory/versions"
 }
 
+# need_node_packages SOURCE DIRECTORY: what SOURCE/package-lock.json pins, in a place of its own.
+need_node_packages() {
+    local source=$1 directory=$2
+    [[ -n "$(command -v npm)" ]] || install_packages nodejs npm
+    ! cmp -s "$source/package-lock.json" "$directory/installed" || return 0
+    step "installing Node.js packages for $(basename "$source")"
+    cp "$source/package.json" "$source/package-lock.json" "$directory/"
+    (cd "$directory" && quietly "$(basename "$source")-install" npm ci --ignore-scripts --no-audit --no-fund)
+    cp "$source/package-lock.json" "$directory/installed"
+}
+
 # PgBouncer, unpacked and not installed: its package starts a service. Exports PGQ_PGBOUNCER, where it is.
 need_pgbouncer() {
     local directory=$TARGET_DIR/clients/pgbouncer

@@ -53,7 +53,8 @@ fn configure(directory: &Path, stage: &Stage, port: u16) -> PathBuf {
         "[databases]\napp = host={socket} port={server} dbname=app\n\
          [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
          auth_type = trust\nauth_file = {users}\nlogfile = {socket}/pgbouncer.log\n\
-         pool_mode = transaction\ndefault_pool_size = 2\nserver_round_robin = 1\n",
+         pool_mode = transaction\ndefault_pool_size = 2\nserver_round_robin = 1\n\
+         ignore_startup_parameters = extra_float_digits\n",
         socket = directory.display(),
         server = stage.server.port(),
         users = users.display(),
