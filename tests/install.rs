@@ -258,7 +258,8 @@ fn the_script_adopts_and_substitutes_nothing() {
     let config = std::env::var("PG_CONFIG").unwrap_or("/usr/lib/postgresql/15/bin/pg_config".into());
     let shared = Command::new(config).arg("--sharedir").output().expect("pg_config");
     let folder = String::from_utf8(shared.stdout).expect("a path");
-    let script = std::path::Path::new(folder.trim()).join("extension").join("pgq--0.1.0.sql");
+    let script =
+        std::path::Path::new(folder.trim()).join("extension").join(concat!("pgq--", env!("CARGO_PKG_VERSION"), ".sql"));
     let text = std::fs::read_to_string(&script).unwrap_or_else(|error| panic!("{}: {error}", script.display()));
     let plain: String = text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
     for forbidden in ["or replace", "if not exists", "@ext", "create role", " execute '", "cascade"] {
