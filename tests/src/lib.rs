@@ -4,9 +4,11 @@
 
 pub mod bench;
 pub mod calls;
+pub mod catalog;
 pub mod crasher;
 pub mod disk;
 pub mod hooked;
+pub mod installation;
 pub mod ledger;
 pub mod markdown;
 pub mod numbers;

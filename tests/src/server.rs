@@ -2,6 +2,7 @@
 //! ordinary user, with fsync on, because what a crash leaves behind is what many tests look at.
 
 use crate::disk::SmallDisk;
+use crate::installation::Installation;
 use crate::process::{self, owner};
 use crate::psql;
 use crate::time::wait_for;
@@ -37,6 +38,7 @@ pub enum Stop {
 pub struct Builder {
     preload: bool,
     hooked: bool,
+    program: Option<PathBuf>,
     settings: Vec<(String, String)>,
     disk_megabytes: Option<u32>,
 }
@@ -60,6 +62,12 @@ impl Builder {
         self
     }
 
+    /// With the programs of a copy: see [`Installation`].
+    pub fn of(mut self, installation: &Installation) -> Builder {
+        self.program = Some(installation.postgres());
+        self
+    }
+
     /// A line of postgresql.conf.
     pub fn conf(mut self, name: &str, value: impl ToString) -> Builder {
         self.settings.push((name.to_owned(), value.to_string()));
@@ -72,7 +80,8 @@ impl Builder {
     /// When it does not start.
     pub fn start(self) -> Server {
         let directory = process::make_directory("s");
-        let program = if self.hooked { crate::hooked::postgres() } else { binary("postgres") };
+        let installed = || if self.hooked { crate::hooked::postgres() } else { binary("postgres") };
+        let program = self.program.clone().unwrap_or_else(installed);
         let disk = self.disk_megabytes.map(|megabytes| {
             let path = directory.join("disk");
             run(owner().command("/bin/mkdir").arg(&path));
