@@ -7,6 +7,7 @@ pub mod calls;
 pub mod catalog;
 pub mod crasher;
 pub mod disk;
+pub mod dump;
 pub mod hooked;
 pub mod installation;
 pub mod ledger;
