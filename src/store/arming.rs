@@ -20,13 +20,15 @@ static ARM_ONE: Statement = Statement::new(
 /// Index: armed_handler_pkey; locks the row.
 static FORGET: Statement = Statement::new("DELETE FROM pgq.armed_handler AS a WHERE a.handler = $1", &[Type::Int]);
 
-/// Reads the whole table; locks the rows that it writes. A role of a dump is known by its name: in another server it
-/// has another oid. Of a template's the oid is right, or the role was re-created.
+/// Reads the whole table; locks the rows that it writes. In another server a role of a dump has another oid, and its
+/// own may be somebody else's: so it is the role of the name, or none. Of a template's copy the oid is right.
 static FIND_ROLES: Statement = Statement::new(
-    "UPDATE pgq.handler AS h SET run_as_oid = r.oid
-       FROM pg_catalog.pg_roles AS r
-      WHERE r.rolname = h.run_as AND r.oid <> h.run_as_oid AND pg_catalog.pg_has_role($1, r.oid, 'MEMBER')
-        AND NOT EXISTS (SELECT FROM pgq.armed_handler AS a
+    "UPDATE pgq.handler AS h
+        SET run_as_oid = COALESCE(
+                (SELECT r.oid FROM pg_catalog.pg_roles AS r
+                  WHERE r.rolname = h.run_as
+                    AND (r.oid = h.run_as_oid OR pg_catalog.pg_has_role($1, r.oid, 'MEMBER'))), 0::pg_catalog.oid)
+      WHERE NOT EXISTS (SELECT FROM pgq.armed_handler AS a
                          WHERE a.handler = h.id AND a.registered_at = h.registered_at)",
     &[Type::Oid],
 );

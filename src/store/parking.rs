@@ -32,10 +32,6 @@ pub fn reason(s: &Subject<'_>, superusers_may: bool) -> Option<Reason> {
         return Some(if namesake { Reason::RoleRecreated { role: role() } } else { Reason::RoleGone { role: role() } });
     };
     let renamed = r.name != s.run_as;
-    // Of a dump, in a server in which somebody else has the oid.
-    if renamed && catalog::has_role_named(s.run_as) {
-        return Some(Reason::RoleRecreated { role: role() });
-    }
     let found = s.function.and_then(|oid| catalog::function(oid, s.role));
     let Some(f) = found.filter(|_| !renamed) else {
         return Some(if renamed {

@@ -2,6 +2,7 @@
 //! another.
 
 use crate::process::owner;
+use crate::programs::succeed;
 use crate::server::{binary, Server};
 use std::path::PathBuf;
 use std::process::Command;
@@ -58,10 +59,4 @@ fn program(server: &Server, name: &str, database: &str) -> Command {
     command.arg("-h").arg(server.socket_directory());
     command.args(["-p", &server.port().to_string(), "-U", "postgres", "-d", database]);
     command
-}
-
-fn succeed(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} failed: {text}");
 }

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod markdown;
 pub mod numbers;
 pub mod process;
+pub mod programs;
 pub mod psql;
 pub mod random;
 pub mod rules;

@@ -4,16 +4,18 @@
 use crate::disk::SmallDisk;
 use crate::installation::Installation;
 use crate::process::{self, owner};
+use crate::programs::{copy_template, succeed};
 use crate::psql;
 use crate::time::wait_for;
 use postgres::{Client, Config, NoTls};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
+
+pub use crate::programs::binary;
 
 /// How long a server may take to start or to stop before the test fails: recovery after a crash in
 /// the middle of many jobs takes seconds.
@@ -39,6 +41,7 @@ pub struct Builder {
     preload: bool,
     hooked: bool,
     program: Option<PathBuf>,
+    data: Option<PathBuf>,
     settings: Vec<(String, String)>,
     disk_megabytes: Option<u32>,
 }
@@ -68,6 +71,12 @@ impl Builder {
         self
     }
 
+    /// Another version's server, over a data directory that it moves to its own place.
+    pub fn over(mut self, program: PathBuf, data: PathBuf) -> Builder {
+        (self.program, self.data) = (Some(program), Some(data));
+        self
+    }
+
     /// A line of postgresql.conf.
     pub fn conf(mut self, name: &str, value: impl ToString) -> Builder {
         self.settings.push((name.to_owned(), value.to_string()));
@@ -84,11 +93,14 @@ impl Builder {
         let program = self.program.clone().unwrap_or_else(installed);
         let disk = self.disk_megabytes.map(|megabytes| {
             let path = directory.join("disk");
-            run(owner().command("/bin/mkdir").arg(&path));
+            succeed(owner().command("/bin/mkdir").arg(&path));
             SmallDisk::mount(&path, megabytes).unwrap_or_else(|error| panic!("no small disk: {error}"))
         });
         let server = Server { directory, program, child: Mutex::new(None), disk };
-        copy_template(&server.data_directory());
+        match &self.data {
+            Some(data) => succeed(owner().command("/bin/mv").arg(data).arg(server.data_directory())),
+            None => copy_template(&server.data_directory()),
+        }
         server.append_configuration(&self);
         server.start();
         server
@@ -118,7 +130,18 @@ impl Server {
         let standby = Server { directory, program: self.program.clone(), child: Mutex::new(None), disk: None };
         let mut backup = owner().command(binary("pg_basebackup"));
         backup.arg("-D").arg(standby.data_directory()).arg("-h").arg(&self.directory);
-        run(backup.args(["-p", &PORT.to_string(), "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "--no-sync"]));
+        succeed(backup.args([
+            "-p",
+            &PORT.to_string(),
+            "-U",
+            "postgres",
+            "-R",
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+            "--no-sync",
+        ]));
         standby.append(&format!("unix_socket_directories = '{}'\n", standby.directory.display()));
         standby.start();
         standby
@@ -462,37 +485,4 @@ impl Drop for Server {
         drop(self.disk.take());
         process::remove_directory(&self.directory);
     }
-}
-
-/// A program of the PostgreSQL under test: `PG_CONFIG` names it, Debian's 15 unless set.
-pub fn binary(name: &str) -> PathBuf {
-    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    let directory = DIRECTORY.get_or_init(|| {
-        let pg_config =
-            std::env::var("PG_CONFIG").unwrap_or_else(|_| "/usr/lib/postgresql/15/bin/pg_config".to_owned());
-        let output = Command::new(&pg_config).arg("--bindir").output();
-        let output = output.unwrap_or_else(|error| panic!("{pg_config}: {error}"));
-        PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
-    });
-    directory.join(name)
-}
-
-/// Copies a fresh data directory: initdb takes a second, and one run needs many servers.
-fn copy_template(to: &Path) {
-    static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
-    let template = TEMPLATE.get_or_init(|| {
-        let path = process::make_directory("t").join("data");
-        let mut initdb = owner().command(binary("initdb"));
-        initdb.arg("-D").arg(&path).args(["-U", "postgres", "--auth=trust", "--no-sync"]);
-        run(initdb.args(["--encoding=UTF8", "--locale=C.UTF-8"]));
-        path
-    });
-    run(owner().command("/bin/cp").arg("-a").arg(template).arg(to));
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let text = String::from_utf8_lossy(&output.stderr);
-    let signal = output.status.signal();
-    assert!(output.status.success(), "{command:?} failed (signal {signal:?}): {text}");
 }
