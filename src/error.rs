@@ -36,6 +36,8 @@ pub enum Error {
     WrongState { message: String, hint: String },
     /// 55000: something, which this says, was planted on our tables; nothing is written until it is gone.
     Tampered(String),
+    /// 55000: the extension has a version in this database that this library does not know.
+    Unserved { message: String, hint: String },
     /// 23505: `on_conflict => 'error'` and a job with the key waits.
     DuplicateKey { queue: String, key: String, id: i64 },
     /// XX000: the extension's own tables are not as this library expects them.
@@ -160,7 +162,7 @@ impl From<Error> for ErrorReport {
             Error::Denied { message, detail, hint } => {
                 with_detail(report(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, message), detail).hint_shown(hint)
             }
-            Error::WrongState { message, hint } => {
+            Error::WrongState { message, hint } | Error::Unserved { message, hint } => {
                 report(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).hint_shown(hint)
             }
             Error::Tampered(what) => report(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, what)

@@ -196,7 +196,7 @@ need_pgrx() {
 # One line that changes when anything changes that ends up in the extension.
 source_fingerprint() {
     {
-        find src sql Cargo.toml Cargo.lock pgq.control -type f -print0 |
+        find src sql tests/upgrade Cargo.toml Cargo.lock pgq.control -type f -print0 |
             LC_ALL=C sort -z | xargs -0 sha256sum
         "$PG_CONFIG" --version
         rustc --version
@@ -227,6 +227,8 @@ build_and_install() {
     "${AS_ROOT[@]}" rm -f "$PKGLIBDIR/pgq.so"
     quietly install cargo pgrx install --release --pg-config "$PG_CONFIG" \
         --no-default-features --features "pg$PG_MAJOR" "${sudo[@]}" || die "the extension does not build"
+    # What earlier versions installed, for tests of the way from there: cargo pgrx installs its own only.
+    "${AS_ROOT[@]}" cp tests/upgrade/pgq--*.sql "$EXTENSION_DIR"
     echo "$source $(installed_fingerprint) $PKGLIBDIR" >"$stamp"
 }
 

@@ -106,6 +106,13 @@ COMMENT ON CONSTRAINT queue_grant_key ON pgq.queue_grant IS 'One row for each gr
 COMMENT ON CONSTRAINT queue_grant_access_check ON pgq.queue_grant IS 'The accesses that there are.';
 COMMENT ON INDEX pgq.queue_grant_key IS 'Serves grant_usage. Checks read the whole table, once for many.';
 
+COMMENT ON TABLE pgq.armed_handler IS 'Handlers that may run: registered in this database, or armed in it. Not dumped, so that the handlers of a restored copy are held until pgq.arm. Written by register, unregister and arm.';
+COMMENT ON COLUMN pgq.armed_handler.handler IS 'Id of the handler.';
+COMMENT ON COLUMN pgq.armed_handler.registered_at IS 'Its registration: a later one is another handler.';
+COMMENT ON COLUMN pgq.armed_handler.database IS 'Oid of the database in which it may run. One that was made from a template has another.';
+COMMENT ON CONSTRAINT armed_handler_pkey ON pgq.armed_handler IS 'One row for each handler.';
+COMMENT ON INDEX pgq.armed_handler_pkey IS 'Serves register, unregister and arm, and every look at handlers.';
+
 -- Functions: what it does; what it returns; an example.
 COMMENT ON FUNCTION pgq.put(text, jsonb, integer, timestamptz, interval, text, text, text, integer) IS
 $$Puts one job into a queue, due at execute_at, after delay, or now. With a key, and a job of that key ready or scheduled: on_conflict keep leaves it, replace gives it the new task, args, priority, time and max_attempts, error raises 23505.
@@ -171,6 +178,11 @@ COMMENT ON FUNCTION pgq.resume(text) IS
 $$Ends the pause of a queue, or of all queues of this database.
 Returns the number of queues that changed.
 Example: SELECT pgq.resume('mail');$$;
+
+COMMENT ON FUNCTION pgq.arm() IS
+$$Lets the handlers of a copy run: of a database that was restored from a dump or made from a template. Roles are taken by their names, where the caller may act as them.
+Returns false when no handler was held.
+Example: SELECT pgq.arm();$$;
 
 COMMENT ON FUNCTION pgq.cancel(bigint, boolean) IS
 $$Cancels a job; it is kept as cancelled. Never waits: a job that is running is left alone, unless force, which interrupts it if it is running here.

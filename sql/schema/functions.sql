@@ -54,6 +54,9 @@ RETURNS bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'pause_wrapper';
 CREATE FUNCTION pgq.resume(queue text DEFAULT NULL)
 RETURNS bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'resume_wrapper';
 
+CREATE FUNCTION pgq.arm()
+RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'arm_wrapper';
+
 CREATE FUNCTION pgq.cancel(id bigint, force boolean DEFAULT false)
 RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'cancel_wrapper';
 

@@ -113,6 +113,15 @@ CREATE TABLE pgq.queue_grant (
         CHECK (access = 'produce' OR access = 'consume' OR access = 'monitor' OR access = 'admin')
 );
 
+-- Which handlers may run: those that were registered, or armed, in this database. pg_dump leaves it out on purpose, and
+-- a database that was made from a template has another oid: so the handlers of a copy are held. pg_upgrade keeps both.
+CREATE TABLE pgq.armed_handler (
+    handler       integer NOT NULL,
+    registered_at timestamptz NOT NULL,
+    database      oid NOT NULL,
+    CONSTRAINT armed_handler_pkey PRIMARY KEY (handler)
+);
+
 SELECT pg_catalog.pg_extension_config_dump('pgq.job', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.job_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.finished_job', '');

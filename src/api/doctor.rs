@@ -5,18 +5,23 @@ use std::sync::atomic::Ordering::SeqCst;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
-use super::rights;
+use super::{check, rights};
 use crate::engine::access::{Access, Rights};
+use crate::engine::time::Span;
 use crate::error::Result;
 use crate::pg::report::ErrorReport;
 use crate::pg::shmem::{self, slot_state};
 use crate::pg::text::Text;
-use crate::pg::{bgworker, clock, database, tamper, xact};
+use crate::pg::{bgworker, clock, database, tamper, version, xact};
 use crate::settings;
-use crate::store::{counts, horizon, parking, registry};
+use crate::store::{counts, horizon, parking, registry, server};
 
 /// Whose transaction is open for so many seconds is worth a look: claims become slower by the minute.
 const OLD_SNAPSHOT: i32 = 300;
+/// A ready job that nobody has taken for so long is worth one too.
+const OLD_READY: Span = Span::from_millis(300_000);
+/// NOTIFY's queue is empty unless a session that LISTENs does not read: from so many thousandths on that is told.
+const NOTIFY_USED: i64 = 10;
 
 struct Row {
     check: &'static str,
@@ -68,20 +73,61 @@ fn doctor() -> std::result::Result<
             },
             "Add pgq to shared_preload_libraries and restart the server.",
         ),
+        version()?,
+        older()?,
         slots()?,
         workers(),
         journal(),
+        notify()?,
     ]);
-    rows.extend(tables()?);
     rows.extend(snapshots()?);
-    rows.extend(parked(&held)?);
-    rows.extend(paused(&held)?);
+    // Of tables that this library does not know nothing can be told.
+    if version::unserved()?.is_none() {
+        rows.extend(tables()?);
+        rows.extend(handlers(&held)?);
+        rows.extend(paused(&held)?);
+        rows.extend(queues(&held)?);
+    }
     Ok(TableIterator::new(rows.into_iter().map(|r| (r.check, r.ok, r.detail.into(), r.fix.map(Into::into)))))
+}
+
+fn version() -> Result<Row> {
+    let (library, installed) = (version::LIBRARY, version::installed()?);
+    let detail = match version::unserved()? {
+        Some(words) => format!("all queues stand still: {words}"),
+        None if installed == library => format!("library and tables are of version {library}"),
+        None => format!("the library is of version {library}, the tables of this database are of {installed}"),
+    };
+    Ok(row("version", installed == library, detail, &version::fix(&installed)))
+}
+
+fn older() -> Result<Row> {
+    let found = server::older_pgq()?;
+    let detail = found.as_ref().map_or("not installed".into(), |found| format!("its files are here: {found}"));
+    let fix = "Remove its package, postgresql-...-pgq3, and install this one again: the two overwrite each other.";
+    Ok(row("older PgQ", found.is_none(), detail, fix))
+}
+
+/// Whether somebody listens no session can see of another. But one that listens and does not read keeps the queue.
+fn notify() -> Result<Row> {
+    let used = server::notify_queue()?;
+    let detail = match used {
+        0 => "NOTIFY goes through: nothing waits in its queue".to_owned(),
+        used => format!(
+            "NOTIFY's queue is {}.{} % full of what some session that LISTENs has not read",
+            used / 10,
+            used % 10
+        ),
+    };
+    let fix = "SELECT pid, usename, state, xact_start FROM pg_stat_activity ORDER BY xact_start; \
+               -- then pg_terminate_backend() for the oldest one that LISTENs";
+    Ok(row("notify", used < NOTIFY_USED, detail, fix))
 }
 
 fn slots() -> Result<Row> {
     let needed = i64::try_from(settings::max_workers()).unwrap_or(64) + 2;
-    let most = counts::worker_processes()?;
+    let (most, taken) = server::worker_processes()?;
+    let free = (most - taken).max(0);
     let fix = format!("ALTER SYSTEM SET max_worker_processes = {}; then restart the server.", needed.max(most) + 4);
     if let Some(since) = shmem::shared().and_then(|s| s.shortage.since(clock::now())) {
         let detail = format!("none of the {most} of max_worker_processes is free since {}", clock::text(since));
@@ -89,8 +135,11 @@ fn slots() -> Result<Row> {
     }
     Ok(row(
         "worker slots",
-        needed <= most,
-        format!("max_worker_processes is {most}; launcher, a scheduler and pgq.max_workers executors take {needed}"),
+        needed <= most && free > 0,
+        format!(
+            "max_worker_processes is {most}, {free} of them free; launcher, a scheduler and pgq.max_workers executors \
+             take {needed}"
+        ),
         &fix,
     ))
 }
@@ -160,19 +209,60 @@ fn snapshots() -> Result<Vec<Row>> {
         .collect())
 }
 
-fn parked(held: &Rights) -> Result<Vec<Row>> {
-    let mut parked = parking::all(settings::allow_superuser_handlers())?;
-    parked.retain(|p| held.allow(&[Access::Monitor], Some(&p.queue)));
+/// Held, parked, and whether each has its function: one list, three checks.
+fn handlers(held: &Rights) -> Result<Vec<Row>> {
+    let mut stopped = parking::all(settings::allow_superuser_handlers())?;
+    stopped.retain(|p| held.allow(&[Access::Monitor], Some(&p.queue)));
+    let copied = stopped.iter().filter(|p| p.is_held).count();
+    let detail = match copied {
+        0 => "no handler is held".to_owned(),
+        n => format!("{n} handlers are held, because this database is a copy: restored, or made from a template"),
+    };
+    let mut rows = vec![row("restored copy", copied == 0, detail, "SELECT pgq.arm();")];
+    let lost: Vec<&str> = stopped.iter().filter(|p| !p.is_found).map(|p| p.function.as_str()).collect();
+    let detail = match lost.as_slice() {
+        [] => "each has its function".to_owned(),
+        lost => format!("not there: {}", lost.join(", ")),
+    };
+    let fix = "-- Create them again, or register others: pgq.register('queue', 'schema.function').";
+    rows.push(row("handlers resolvable", lost.is_empty(), detail, fix));
+    let parked: Vec<_> = stopped.iter().filter(|p| !p.is_held).collect();
     if parked.is_empty() {
-        return Ok(vec![row("parked handlers", true, "none", "")]);
+        rows.push(row("parked handlers", true, "none", ""));
     }
-    Ok(parked
-        .into_iter()
-        .map(|p| {
-            let detail = format!("queue \"{}\", {}: {}", p.queue, p.function, p.reason);
-            row("parked handlers", false, detail, &p.fix)
-        })
-        .collect())
+    rows.extend(parked.into_iter().map(|p| {
+        let detail = format!("queue \"{}\", {}: {}", p.queue, p.function, p.reason);
+        row("parked handlers", false, detail, &p.fix)
+    }));
+    Ok(rows)
+}
+
+/// Jobs that are dead, and ready jobs that nobody takes.
+fn queues(held: &Rights) -> Result<Vec<Row>> {
+    let (mut counts, _) = counts::stats(None, i64::MAX)?;
+    counts.retain(|count| held.allow(&[Access::Monitor], Some(&count.queue)));
+    let mut rows = Vec::new();
+    for count in counts.iter().filter(|count| count.dead > 0) {
+        let queue = &count.queue;
+        let fix = format!("SELECT pgq.redrive('{queue}'); -- or throw them away: SELECT pgq.purge('{queue}', 'dead');");
+        rows.push(row("dead letters", false, format!("queue \"{queue}\": {} dead jobs", count.dead), &fix));
+    }
+    if rows.is_empty() {
+        rows.push(row("dead letters", true, "none", ""));
+    }
+    let age = |count: &counts::QueueCount| {
+        count.oldest_ready.and_then(|age| check::span("age", age).ok()).unwrap_or(Span::ZERO)
+    };
+    let oldest = counts.iter().filter(|count| !count.paused).max_by_key(|count| age(count));
+    let Some(oldest) = oldest.filter(|count| age(count) > Span::ZERO) else {
+        rows.push(row("oldest ready job", true, "no job is ready", ""));
+        return Ok(rows);
+    };
+    let (queue, since) = (&oldest.queue, age(oldest));
+    let detail = format!("queue \"{queue}\": ready for {} s", since.as_millis() / 1_000);
+    let job = counts::first_ready(queue)?.unwrap_or(0);
+    rows.push(row("oldest ready job", since < OLD_READY, detail, &format!("SELECT pgq.waiting({job});")));
+    Ok(rows)
 }
 
 fn paused(held: &Rights) -> Result<Vec<Row>> {

@@ -12,12 +12,19 @@ mod tests {
             rows("SELECT DISTINCT check_name FROM pgq.doctor() ORDER BY 1"),
             [
                 "(\"crash journal\")",
+                "(\"dead letters\")",
                 "(enabled)",
+                "(\"handlers resolvable\")",
+                "(notify)",
                 "(\"old snapshots\")",
+                "(\"older PgQ\")",
+                "(\"oldest ready job\")",
                 "(\"parked handlers\")",
                 "(\"paused queues\")",
                 "(preloaded)",
+                "(\"restored copy\")",
                 "(\"tables untouched\")",
+                "(version)",
                 "(\"worker slots\")",
                 "(\"workers alive\")"
             ]

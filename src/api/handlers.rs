@@ -1,4 +1,4 @@
-//! register, unregister, configure: which function runs a queue's jobs, and how a queue behaves.
+//! register, unregister, arm, configure: which function runs a queue's jobs, and how a queue behaves.
 
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
@@ -14,6 +14,7 @@ use crate::pg::report::ErrorReport;
 use crate::pg::text::Text;
 use crate::pg::{at_commit, encoding, log, user};
 use crate::settings;
+use crate::store::arming;
 use crate::store::parking::{self, Subject};
 use crate::store::registry::{self, Configuration, Function, Registration};
 
@@ -171,6 +172,19 @@ fn unregister(queue: Option<Text>, task: Option<Text>) -> std::result::Result<bo
     let (queue, task) = (check::queue(queue)?, check::task(task)?);
     rights::need(Access::Admin, queue)?;
     Ok(registry::unregister(queue, task)?)
+}
+
+#[pg_extern(sql = false)]
+fn arm() -> std::result::Result<bool, ErrorReport> {
+    rights::need_all(Access::Admin)?;
+    let armed = arming::arm_all(user::current())?;
+    if armed {
+        for (_, queue) in registry::queue_ids()? {
+            at_commit::touch(names::hash(&queue));
+        }
+        at_commit::ensure_workers();
+    }
+    Ok(armed)
 }
 
 #[pg_extern(sql = false)]

@@ -29,6 +29,9 @@ fn run(id: Option<i64>) -> std::result::Result<Option<Flat>, ErrorReport> {
         return Err(Error::NoSuchJob(id).into());
     }
     let handler = handler_of(&seen.job)?;
+    if handler.is_held {
+        return Err(Error::state(format!("the handler of job {id} is held: it came with a copy"), HELD).into());
+    }
     match admit(&handler)? {
         Admission::Granted(mut callable) => Ok(here(&handler, &mut callable, id)?),
         Admission::Refused { role } => Err(Error::denied(
@@ -39,10 +42,17 @@ fn run(id: Option<i64>) -> std::result::Result<Option<Flat>, ErrorReport> {
     }
 }
 
+/// What lets a held handler run.
+const HELD: &str = "SELECT pgq.arm() lets the handlers of this copy run.";
+
 /// Runs the job that put just stored, if its handler may run here; else says so and leaves it to the workers.
 pub fn eager(id: i64) -> Result<()> {
     let Some(seen) = claim::look(id)? else { return Ok(()) };
     let Ok(handler) = handler_of(&seen.job) else { return Ok(()) };
+    if handler.is_held {
+        log::notice(&format!("job {id} was put but not run here: its handler is held until pgq.arm()"));
+        return Ok(());
+    }
     match admit(&handler)? {
         Admission::Granted(mut callable) => here(&handler, &mut callable, id).map(|_| ()),
         Admission::Refused { role } => {

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 use super::{check, rights, runner};
 use crate::engine::access::Access;
+use crate::engine::parking::Reason;
 use crate::engine::state::State;
 use crate::engine::time::{Micros, Span};
 use crate::error::{Error, Result};
@@ -161,6 +162,9 @@ fn reason(seen: &claim::Seen) -> Result<String> {
         };
         return Ok(format!("{what} has no handler here: it waits for pgq.register or for pgq.claim"));
     };
+    if handler.is_held {
+        return Ok(format!("its handler is {}", Reason::Held));
+    }
     if let Some(parked) = parking::why(&handler, settings::allow_superuser_handlers()) {
         return Ok(format!("its handler is parked: {parked}"));
     }

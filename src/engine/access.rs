@@ -135,6 +135,7 @@ const MONITOR: &[Object] = &[
 const ADMIN: &[Object] = &[
     Object::Function("register"),
     Object::Function("unregister"),
+    Object::Function("arm"),
     Object::Function("configure"),
     Object::Function("pause"),
     Object::Function("resume"),

@@ -7,6 +7,8 @@ use std::fmt;
 /// A reason. Names are as the catalog has them, a function is its whole signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
+    /// It came with a copy of a database: a dump, a template.
+    Held,
     /// No role has the oid, none the name.
     RoleGone { role: String },
     /// The role has another name now.
@@ -46,6 +48,7 @@ impl Reason {
     /// What to type: SQL, with a comment where that is not all. `register` gives the command that registers the handler again as it was, for this role.
     pub fn fix(&self, register: impl Fn(&str) -> String) -> String {
         match self {
+            Reason::Held => "SELECT pgq.arm();".into(),
             Reason::RoleGone { role } => format!("CREATE ROLE {} LOGIN; {}", quoted(role), register(role)),
             Reason::RoleRenamed { now, .. } => register(now),
             Reason::RoleRecreated { role } => register(role),
@@ -78,6 +81,7 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Reason::Held => out.write_str("held: it came with a copy of a database, and runs after SELECT pgq.arm()"),
             Reason::RoleGone { role } => write!(out, "role \"{role}\" is gone"),
             Reason::RoleRenamed { role, now } => {
                 write!(out, "role \"{role}\" has been renamed to \"{now}\": register again")
@@ -121,6 +125,11 @@ mod tests {
         let role = || "app".to_owned();
         let function = || "app.f(jsonb)".to_owned();
         let cases = [
+            (
+                Reason::Held,
+                "held: it came with a copy of a database, and runs after SELECT pgq.arm()",
+                "SELECT pgq.arm();",
+            ),
             (Reason::NoLogin { role: role() }, "role \"app\" may not log in", "ALTER ROLE \"app\" LOGIN;"),
             (Reason::RoleRecreated { role: role() }, "role \"app\" was re-created: register again", "register as app"),
             (

@@ -41,6 +41,7 @@ pub mod text;
 pub mod timeout;
 pub mod trust;
 pub mod user;
+pub mod version;
 pub mod xact;
 
 #[cfg(any(test, feature = "pg_test"))]

@@ -25,8 +25,8 @@ pub const EXECUTORS: usize = 64;
 /// Queues that a database remembers as touched between two looks of its scheduler.
 pub const TOUCHED: usize = 16;
 
-const NAME: &std::ffi::CStr = c"pgq shared memory, layout 5";
-const MAGIC: u64 = 0x7067_7120_3031_0005;
+const NAME: &std::ffi::CStr = c"pgq shared memory, layout 6";
+const MAGIC: u64 = 0x7067_7120_3031_0006;
 
 /// One database of the server.
 #[repr(C)]
@@ -58,6 +58,8 @@ pub struct Database {
     pub quarantine: AtomicU32,
     /// 1 while the scheduler finds something on our tables that does not belong there (pg::tamper).
     pub tampered: AtomicU32,
+    /// 1 while the scheduler finds handlers that came with a copy.
+    pub held: AtomicU32,
     /// What is known of the numbers of its queues.
     pub numbers: Trust,
 }
@@ -285,6 +287,7 @@ impl Shared {
             entry.prepared.store(0, SeqCst);
             entry.starving.store(0, SeqCst);
             entry.tampered.store(0, SeqCst);
+            entry.held.store(0, SeqCst);
             entry.starting_since.store(0, SeqCst);
             entry.served.store(served::NOT, SeqCst);
             entry.take_touched();

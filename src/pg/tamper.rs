@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use pgrx::pg_sys;
 
 use super::spi::Statement;
-use super::{database, shmem, user, xact};
+use super::{database, shmem, user, version, xact};
 use crate::error::{Error, Result};
 
 /// Something on one of our tables that does not belong there.
@@ -126,8 +126,12 @@ pub fn found() -> Result<Vec<Finding>> {
     FOUND.rows(&[], |row| Ok(Finding { what: row.must(1)?, fix: row.must(2)? }))
 }
 
-/// The same in one sentence; `None` when there is nothing.
+/// Why all queues of the database stand still, in one sentence: the same, or a version that this library does not
+/// serve. `None` when they do not.
 pub fn summary() -> Result<Option<String>> {
+    if let Some(words) = version::unserved()? {
+        return Ok(Some(words));
+    }
     let all: Vec<String> = found()?.into_iter().map(|f| f.what).collect();
     let words = || format!("the tables of pgq were changed from outside: {}", all.join("; "));
     Ok((!all.is_empty()).then(words))
@@ -159,7 +163,7 @@ pub fn generation() -> u64 {
 /// These tables of ours were written to. Where they say how jobs run, executors that remember a handler hear of it as
 /// of a change to the relation, and only if this transaction commits: `generation` is another one then.
 pub fn settings_written(tables: &[String]) {
-    for name in tables.iter().filter(|name| matches!(name.as_str(), "handler" | "queue_setting")) {
+    for name in tables.iter().filter(|name| matches!(name.as_str(), "handler" | "queue_setting" | "armed_handler")) {
         let Ok(name) = CString::new(name.as_str()) else { continue };
         // SAFETY: look-ups in the system caches, in a transaction; the relation exists when its oid is found.
         unsafe {
@@ -191,7 +195,7 @@ fn is_announced() -> bool {
 pub fn stands_still() -> Result<bool> {
     match guard(&["job"]) {
         Ok(()) => Ok(false),
-        Err(Error::Tampered(_)) => Ok(true),
+        Err(Error::Tampered(_) | Error::Unserved { .. }) => Ok(true),
         Err(error) => Err(error),
     }
 }
@@ -199,7 +203,7 @@ pub fn stands_still() -> Result<bool> {
 /// Locks the tables that a statement is about to write and looks at them.
 ///
 /// # Errors
-/// 55000 when there is something on our tables that does not belong there.
+/// 55000 when there is something on our tables that does not belong there, or this library does not know their version.
 pub(super) fn guard(tables: &[impl AsRef<str>]) -> Result<()> {
     // On a standby the statement is refused anyway, with an error that says why.
     if tables.is_empty() || xact::in_recovery() {
@@ -209,6 +213,8 @@ pub(super) fn guard(tables: &[impl AsRef<str>]) -> Result<()> {
     for table in tables {
         odd |= lock_and_look(table.as_ref());
     }
+    // Behind the locks, as an upgrade that changes these tables waits for them.
+    version::schema()?;
     let announced = is_announced();
     if !odd && !announced {
         return Ok(());

@@ -35,13 +35,13 @@ impl Caught {
     }
 }
 
-/// Marks an error as "something was planted on our tables". No handler can raise it: a SQLSTATE has five characters.
+/// Marks an error as "something was planted on our tables", or "their version is unknown". No handler can raise it: a SQLSTATE has five characters.
 pub const TAMPERED: &str = "tampered";
 
 impl From<Error> for Caught {
     fn from(error: Error) -> Self {
         // What else store and pg answer a worker is always a defect of ours.
-        let sqlstate = if matches!(error, Error::Tampered(_)) { TAMPERED } else { "XX000" };
+        let sqlstate = if matches!(error, Error::Tampered(_) | Error::Unserved { .. }) { TAMPERED } else { "XX000" };
         let report = ErrorReport::from(error);
         Caught {
             sqlstate: sqlstate.into(),

@@ -258,10 +258,13 @@ pub fn has_prepared() -> Result<bool> {
     Ok(PREPARED.row(&[], |row| row.must(1))?.unwrap_or(false))
 }
 
-static WORKER_PROCESSES: Statement =
-    Statement::new("SELECT pg_catalog.current_setting('max_worker_processes')::pg_catalog.int8", &[]);
+/// Index: job_ready_idx; locks nothing.
+static FIRST_READY: Statement = Statement::by_index(
+    "SELECT j.id FROM pgq.job AS j WHERE j.state = 'ready' AND j.queue = $1 ORDER BY j.priority DESC, j.id LIMIT 1",
+    &[Type::Text],
+);
 
-/// How many background workers the server allows.
-pub fn worker_processes() -> Result<i64> {
-    Ok(WORKER_PROCESSES.row(&[], |row| row.must(1))?.unwrap_or(0))
+/// The ready job of a queue whose turn comes next.
+pub fn first_ready(queue: &str) -> Result<Option<i64>> {
+    FIRST_READY.row(&[Arg::Text(queue)], |row| row.must(1))
 }

@@ -6,6 +6,7 @@
 //! has is skipped, so nothing here waits for a running job. By ctid, because the plan of a look-up by id
 //! flips with the statistics of a table that is empty one minute and full the next.
 
+pub mod arming;
 pub mod claim;
 pub mod counts;
 pub mod finish;
@@ -22,6 +23,7 @@ pub mod ready;
 pub mod registry;
 pub mod rights;
 pub mod row;
+pub mod server;
 
 #[cfg(any(test, feature = "pg_test"))]
 mod parking_tests;

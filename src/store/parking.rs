@@ -75,8 +75,11 @@ impl Handler {
     }
 }
 
-/// Why the catalog forbids a handler to run now; `None` when it does not.
+/// Why a handler may not run now, as tables and catalog say; `None` when it may.
 pub fn forbids(handler: &Handler, superusers_may: bool) -> Option<Reason> {
+    if handler.is_held {
+        return Some(Reason::Held);
+    }
     reason(&handler.subject(function::look_up(&handler.function)), superusers_may)
 }
 
@@ -152,6 +155,10 @@ pub struct Parked {
     pub reason: String,
     /// What to type.
     pub fix: String,
+    /// Did it come with a copy?
+    pub is_held: bool,
+    /// Is its function there?
+    pub is_found: bool,
 }
 
 /// All handlers that do not run, those of paused queues too.
@@ -161,7 +168,9 @@ pub fn all(superusers_may: bool) -> Result<Vec<Parked>> {
         let Some((reason, rule)) = shown(&handler, superusers_may) else { continue };
         let register = |role: &str| registry::command(handler.id, role).unwrap_or_default();
         let fix = rule.map_or_else(|| register(&handler.run_as), |rule| rule.fix(register));
-        found.push(Parked { queue: handler.queue, function: handler.function, reason, fix });
+        let is_found = function::look_up(&handler.function).is_some();
+        let (queue, function) = (handler.queue, handler.function);
+        found.push(Parked { queue, function, reason, fix, is_held: handler.is_held, is_found });
     }
     Ok(found)
 }

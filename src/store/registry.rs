@@ -3,48 +3,78 @@
 use pgrx::datum::Interval;
 
 use crate::error::Result;
+use crate::pg::database;
 use crate::pg::datum::Flat;
 use crate::pg::spi::{Arg, Statement, Type};
-use crate::store::ready;
-use crate::store::row::{handler_columns, Handler};
+use crate::pg::version::{self, Schema};
+use crate::store::row::{handler_columns, is_held, Handler};
+use crate::store::{arming, ready};
 
-/// Locks nothing; handlers are few.
-static HANDLERS: Statement = Statement::new(
-    concat!(
-        "SELECT ",
-        handler_columns!(),
-        ", 0::bigint
+/// Of tables of 0.1.0, in which nothing is held.
+macro_rules! never_held {
+    ($parameter:literal) => {
+        ", false"
+    };
+}
+
+macro_rules! handlers {
+    ($held:ident) => {
+        concat!(
+            "SELECT ",
+            handler_columns!(),
+            $held!("$3"),
+            ", 0::bigint
            FROM pgq.handler AS h LEFT JOIN pgq.queue_setting AS s ON s.queue = h.queue
           WHERE ($1 = 0::pg_catalog.oid OR h.run_as_oid = $1) AND ($2 OR NOT COALESCE(s.paused, false))"
-    ),
-    &[Type::Oid, Type::Bool],
-);
+        )
+    };
+}
+
+/// Index: armed_handler_pkey; locks nothing; handlers are few.
+static HANDLERS: Statement = Statement::new(handlers!(is_held), &[Type::Oid, Type::Bool, Type::Oid]);
+static FIRST_HANDLERS: Statement = Statement::new(handlers!(never_held), &[Type::Oid, Type::Bool, Type::Oid]);
 
 /// The handlers of a role (0: of all), with their ready jobs counted up to `bound`; with bound 0 uncounted, and those
 /// of paused queues too. Whether they may run is `store::parking`'s to say.
 pub fn handlers(role: u32, bound: i64) -> Result<Vec<Handler>> {
-    let mut handlers = HANDLERS.rows(&[Arg::Oid(role), Arg::Bool(bound == 0)], Handler::read)?;
+    let statement = of_schema(&HANDLERS, &FIRST_HANDLERS)?;
+    let args = [Arg::Oid(role), Arg::Bool(bound == 0), Arg::Oid(database::current())];
+    let mut handlers = statement.rows(&args, Handler::read)?;
     if bound > 0 {
         ready::count(&mut handlers, bound)?;
     }
     Ok(handlers)
 }
 
-/// Index: handler_queue_task_key; locks nothing.
-static FIND: Statement = Statement::new(
-    concat!(
-        "SELECT ",
-        handler_columns!(),
-        ", 0::bigint
+macro_rules! find {
+    ($held:ident) => {
+        concat!(
+            "SELECT ",
+            handler_columns!(),
+            $held!("$3"),
+            ", 0::bigint
            FROM pgq.handler AS h LEFT JOIN pgq.queue_setting AS s ON s.queue = h.queue
           WHERE h.queue = $1 AND h.task IS NOT DISTINCT FROM $2"
-    ),
-    &[Type::Text, Type::Text],
-);
+        )
+    };
+}
+
+/// Index: handler_queue_task_key, armed_handler_pkey; locks nothing.
+static FIND: Statement = Statement::new(find!(is_held), &[Type::Text, Type::Text, Type::Oid]);
+static FIRST_FIND: Statement = Statement::new(find!(never_held), &[Type::Text, Type::Text, Type::Oid]);
 
 /// The handler of (queue, task).
 pub fn find(queue: &str, task: Option<&str>) -> Result<Option<Handler>> {
-    FIND.row(&[Arg::Text(queue), Arg::text(task)], Handler::read)
+    let args = [Arg::Text(queue), Arg::text(task), Arg::Oid(database::current())];
+    of_schema(&FIND, &FIRST_FIND)?.row(&args, Handler::read)
+}
+
+/// The statement for the tables as they are here.
+fn of_schema(own: &'static Statement, first: &'static Statement) -> Result<&'static Statement> {
+    Ok(match version::schema()? {
+        Schema::Own => own,
+        Schema::First => first,
+    })
 }
 
 /// A registration, checked.
@@ -74,7 +104,8 @@ static REGISTER: Statement = Statement::new(
             backoff = EXCLUDED.backoff, max_backoff = EXCLUDED.max_backoff, concurrency = EXCLUDED.concurrency,
             batch = EXCLUDED.batch, max_attempts = EXCLUDED.max_attempts,
             registered_at = pg_catalog.clock_timestamp(),
-            parked = NULL, parked_at = NULL, parked_until = NULL",
+            parked = NULL, parked_at = NULL, parked_until = NULL
+     RETURNING h.id",
     &[
         Type::Text,
         Type::Text,
@@ -109,17 +140,22 @@ pub fn register(r: &Registration<'_>) -> Result<()> {
         Arg::int(r.numbers[1]),
         Arg::int(r.numbers[2]),
     ];
-    REGISTER.run(&args).map(|_| ())
+    match REGISTER.row(&args, |row| row.must(1))? {
+        Some(handler) => arming::arm_one(handler),
+        None => Ok(()),
+    }
 }
 
 static UNREGISTER: Statement = Statement::new(
-    "DELETE FROM pgq.handler AS h WHERE h.queue = $1 AND h.task IS NOT DISTINCT FROM $2",
+    "DELETE FROM pgq.handler AS h WHERE h.queue = $1 AND h.task IS NOT DISTINCT FROM $2 RETURNING h.id",
     &[Type::Text, Type::Text],
 );
 
 /// Removes a handler; was there one?
 pub fn unregister(queue: &str, task: Option<&str>) -> Result<bool> {
-    Ok(UNREGISTER.run(&[Arg::Text(queue), Arg::text(task)])? > 0)
+    let removed = UNREGISTER.row(&[Arg::Text(queue), Arg::text(task)], |row| row.must(1))?;
+    removed.map(arming::forget).transpose()?;
+    Ok(removed.is_some())
 }
 
 /// The schema, name and arguments that a user wrote, by the caller's own rules (search_path). So every operator is

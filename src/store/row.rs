@@ -204,11 +204,13 @@ pub struct Handler {
     pub parked_until: Option<Micros>,
     /// The name of its role when it was registered.
     pub run_as: String,
+    /// Did it come with a copy of a database, and nobody has armed it?
+    pub is_held: bool,
     /// Jobs that may run now, counted up to a bound; only where the statement counts.
     pub ready: i64,
 }
 
-/// The columns that `Handler::read` expects: `h` the handler, `s` its queue's settings, then `ready`.
+/// The columns that `Handler::read` expects: `h` the handler, `s` its queue's settings; then `is_held!`, and `ready`.
 macro_rules! handler_columns {
     () => {
         "h.id, h.queue, h.task, h.function, h.shape, h.is_procedure, h.run_as_oid, h.registered_at,
@@ -222,8 +224,21 @@ macro_rules! handler_columns {
 }
 pub(crate) use handler_columns;
 
+/// Is `h` held? As `parameter` the database's oid.
+macro_rules! is_held {
+    ($parameter:literal) => {
+        concat!(
+            ", NOT EXISTS (SELECT FROM pgq.armed_handler AS a
+                WHERE a.handler = h.id AND a.registered_at = h.registered_at AND a.database = ",
+            $parameter,
+            ")"
+        )
+    };
+}
+pub(crate) use is_held;
+
 impl Handler {
-    /// Reads the columns of `handler_columns!` and one more, the count of ready jobs.
+    /// Reads the columns of `handler_columns!` and two more: is it held, the count of ready jobs.
     pub fn read(row: &Row) -> Result<Self> {
         let span = |n: i32| row.get::<i64>(n).map(Span);
         let retry = |at: i32| crate::engine::options::RetryOptions {
@@ -249,7 +264,8 @@ impl Handler {
             parked: row.get(19),
             parked_until: row.get(20).map(Micros),
             run_as: row.must(21)?,
-            ready: row.get(22).unwrap_or(0),
+            is_held: row.must(22)?,
+            ready: row.get(23).unwrap_or(0),
         })
     }
 }

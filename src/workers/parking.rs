@@ -72,6 +72,28 @@ fn dismiss_orphans(shared: &Shared, database: u32) {
     }
 }
 
+/// Handlers that came with a copy are nobody's fault and nothing is recorded of them. One line when they are found, and
+/// one when they are held no more, however often schedulers come and go meanwhile.
+fn watch_held(shared: &Shared, database: u32, handlers: &[Handler]) {
+    let Some(entry) = shared.find_database(database) else { return };
+    let count = |handlers: &[Handler]| handlers.iter().filter(|handler| handler.is_held).count();
+    let known = entry.held.load(SeqCst) != 0;
+    if !known && count(handlers) == 0 {
+        return;
+    }
+    // Those of paused queues too.
+    let Ok(all) = registry::handlers(0, 0) else { return };
+    let held = count(&all);
+    entry.held.store(u32::from(held > 0), SeqCst);
+    if held > 0 && !known {
+        log::warning(&format!(
+            "{held} handlers are held, because this database is a copy: SELECT pgq.arm() lets them run"
+        ));
+    } else if held == 0 && known {
+        log::line("no handler is held any more");
+    }
+}
+
 /// One line per change.
 fn tell(change: &Change) {
     match &change.parked {
@@ -252,6 +274,7 @@ impl Parking {
     ) -> (Vec<Handler>, Option<Micros>) {
         let now = Micros(clock::now());
         dismiss_orphans(shared, database);
+        watch_held(shared, database, &handlers);
         let absent = self.absent_roles(shared, database, now);
         let everything = self.all_at.is_none_or(|at| now.since(at) >= settings::recheck_interval());
         if everything {
@@ -259,7 +282,7 @@ impl Parking {
         }
         let mut again = None;
         let mut admitted = Vec::new();
-        for handler in handlers {
+        for handler in handlers.into_iter().filter(|handler| !handler.is_held) {
             let is_absent = absent.contains(&handler.role);
             if handler.ready == 0 && !everything && !is_absent && !self.suspected.contains_key(&handler.id) {
                 continue;

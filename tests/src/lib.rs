@@ -4,10 +4,13 @@
 
 pub mod bench;
 pub mod calls;
+pub mod catalog;
 pub mod clients;
 pub mod crasher;
 pub mod disk;
+pub mod dump;
 pub mod hooked;
+pub mod installation;
 pub mod ledger;
 pub mod markdown;
 pub mod numbers;

@@ -2,8 +2,9 @@
 //! ordinary user, with fsync on, because what a crash leaves behind is what many tests look at.
 
 use crate::disk::SmallDisk;
+use crate::installation::Installation;
 use crate::process::{self, owner};
-use crate::programs::{copy_template, run};
+use crate::programs::{copy_template, succeed};
 use crate::psql;
 use crate::time::wait_for;
 use postgres::{Client, Config, NoTls};
@@ -39,6 +40,8 @@ pub enum Stop {
 pub struct Builder {
     preload: bool,
     hooked: bool,
+    program: Option<PathBuf>,
+    data: Option<PathBuf>,
     settings: Vec<(String, String)>,
     disk_megabytes: Option<u32>,
     loopback: Option<u16>,
@@ -69,6 +72,18 @@ impl Builder {
         self
     }
 
+    /// With the programs of a copy: see [`Installation`].
+    pub fn of(mut self, installation: &Installation) -> Builder {
+        self.program = Some(installation.postgres());
+        self
+    }
+
+    /// Another version's server, over a data directory that it moves to its own place.
+    pub fn over(mut self, program: PathBuf, data: PathBuf) -> Builder {
+        (self.program, self.data) = (Some(program), Some(data));
+        self
+    }
+
     /// A line of postgresql.conf.
     pub fn conf(mut self, name: &str, value: impl ToString) -> Builder {
         self.settings.push((name.to_owned(), value.to_string()));
@@ -81,14 +96,18 @@ impl Builder {
     /// When it does not start.
     pub fn start(self) -> Server {
         let directory = process::make_directory("s");
-        let program = if self.hooked { crate::hooked::postgres() } else { binary("postgres") };
+        let installed = || if self.hooked { crate::hooked::postgres() } else { binary("postgres") };
+        let program = self.program.clone().unwrap_or_else(installed);
         let disk = self.disk_megabytes.map(|megabytes| {
             let path = directory.join("disk");
-            run(owner().command("/bin/mkdir").arg(&path));
+            succeed(owner().command("/bin/mkdir").arg(&path));
             SmallDisk::mount(&path, megabytes).unwrap_or_else(|error| panic!("no small disk: {error}"))
         });
         let server = Server { directory, program, port: self.loopback.unwrap_or(PORT), child: Mutex::new(None), disk };
-        copy_template(&server.data_directory());
+        match &self.data {
+            Some(data) => succeed(owner().command("/bin/mv").arg(data).arg(server.data_directory())),
+            None => copy_template(&server.data_directory()),
+        }
         server.append_configuration(&self);
         server.start();
         server
@@ -119,7 +138,7 @@ impl Server {
         let standby = Server { directory, program: self.program.clone(), child: Mutex::new(None), disk: None, ..*self };
         let mut backup = owner().command(binary("pg_basebackup"));
         backup.arg("-D").arg(standby.data_directory()).arg("-h").arg(&self.directory);
-        run(backup.args([
+        succeed(backup.args([
             "-p",
             &self.port.to_string(),
             "-U",

@@ -2,6 +2,7 @@
 //! and each has planted violations in its unit tests: a check that cannot fail is worth nothing.
 
 mod boundaries;
+mod frozen;
 mod imports;
 mod safety;
 mod size;
@@ -80,12 +81,14 @@ pub fn sources(root: &Path) -> io::Result<Vec<Source>> {
 }
 
 /// Checks what concerns more than one file: the install script's list, the tests' registration, the
-/// top level, the sizes of what is not Rust.
+/// top level, the sizes of what is not Rust, what was released.
 ///
 /// # Errors
 /// When a file cannot be read.
 pub fn check_tree(root: &Path) -> io::Result<Vec<Finding>> {
-    tree::check(root)
+    let mut found = tree::check(root)?;
+    found.extend(frozen::check(root)?);
+    Ok(found)
 }
 
 fn below(root: &Path, path: &Path) -> String {

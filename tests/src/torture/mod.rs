@@ -35,6 +35,7 @@ mod t24_changes;
 mod t24_model;
 mod t25_idle_queue;
 mod t27_same_instant;
+mod t34_promotion;
 mod t38_extension;
 mod t39_database;
 mod t41_slots;
@@ -98,6 +99,7 @@ pub fn parts() -> Vec<&'static Part> {
         t24_model::PARTS,
         t25_idle_queue::PARTS,
         t27_same_instant::PARTS,
+        t34_promotion::PARTS,
         t38_extension::PARTS,
         t39_database::PARTS,
         t41_slots::PARTS,

@@ -7,7 +7,7 @@ use super::{Part, Run};
 use crate::ledger::books::STEPS;
 use crate::ledger::producers::Mix;
 use crate::ledger::verdict::Rules;
-use crate::{hooked, wait_for};
+use crate::{hooked, installation, wait_for};
 use std::fs;
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ const OF_PROCEDURES: &[&[&str]] =
 const REACHED: Duration = Duration::from_secs(90);
 
 fn functions(run: &mut Run) {
-    if !has_symbol(&hooked::library()) || has_symbol(&hooked::installed_library()) {
+    if !has_symbol(&hooked::library()) || has_symbol(&installation::library()) {
         run.differ("the build with hooks has none, or the installed one has some");
         return;
     }

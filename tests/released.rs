@@ -1,0 +1,88 @@
+//! The way from a release with that release's own library: a server that still has it in memory when the new files
+//! arrive. `PGQ_RELEASED` names the library of 0.1.0; building it takes minutes, so this is no part of an ordinary run
+//! (see `tests/run`).
+
+use pgq_tests::installation::{library, Installation};
+use pgq_tests::{count, one, run, wait_until, Ledger, Server, Stop};
+use postgres::error::SqlState;
+use postgres::Client;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const OWN: &str = env!("CARGO_PKG_VERSION");
+
+/// With the library of 0.1.0, and the scripts of all versions.
+fn released() -> Installation {
+    let old = std::env::var_os("PGQ_RELEASED").expect("PGQ_RELEASED names the library of 0.1.0");
+    let installation = Installation::copy();
+    installation.replace_library(&PathBuf::from(old));
+    installation
+}
+
+fn shop(server: &Server) -> Client {
+    run(&mut server.connect("postgres"), "CREATE DATABASE shop");
+    let mut client = server.connect("shop");
+    run(&mut client, "CREATE EXTENSION pgq VERSION '0.1.0'");
+    Ledger::create(&mut client, "ledger");
+    run(
+        &mut client,
+        "CREATE FUNCTION note(id bigint, args jsonb) RETURNS void LANGUAGE sql AS 'INSERT INTO ledger VALUES (id)';
+        SELECT pgq.register('quick', 'note')",
+    );
+    assert_eq!(one::<String>(&mut client, "SELECT pgq.version()"), "0.1.0");
+    client
+}
+
+fn runs(client: &mut Client) {
+    let before = count(client, "ledger");
+    run(client, "SELECT pgq.put('quick')");
+    wait_until(PATIENCE, "a job to run", || count(client, "ledger") == before + 1);
+}
+
+fn version(client: &mut Client) -> String {
+    one(client, "SELECT extversion FROM pg_extension WHERE extname = 'pgq'")
+}
+
+#[test]
+fn a_preloaded_library_refuses_the_upgrade_until_the_restart_and_the_new_one_serves_what_it_finds() {
+    let installation = released();
+    let server = Server::builder().of(&installation).preload(true).start();
+    let mut client = shop(&server);
+    runs(&mut client);
+    installation.replace_library(&library());
+    let error = client.batch_execute("ALTER EXTENSION pgq UPDATE").expect_err("not in the library in memory");
+    assert_eq!(error.code(), Some(&SqlState::UNDEFINED_FUNCTION), "{error:?}");
+    assert_eq!(version(&mut client), "0.1.0");
+    runs(&mut client);
+    drop(client);
+    server.restart(Stop::Fast);
+    let mut client = server.connect("shop");
+    assert_eq!(one::<String>(&mut client, "SELECT pgq.version()"), OWN);
+    runs(&mut client);
+    run(&mut client, "ALTER EXTENSION pgq UPDATE");
+    assert_eq!(version(&mut client), OWN);
+    runs(&mut client);
+}
+
+/// Not preloaded, each session has the library of the day it first called pgq.
+#[test]
+fn a_session_with_the_library_of_before_goes_on_and_what_it_registers_is_held() {
+    let installation = released();
+    let server = Server::builder().of(&installation).start();
+    let mut old = shop(&server);
+    run(&mut old, "ALTER SYSTEM SET pgq.idle_timeout = '1 s'");
+    run(&mut old, "SELECT pg_reload_conf()");
+    runs(&mut old);
+    installation.replace_library(&library());
+    let mut new = server.connect("shop");
+    assert_eq!(one::<String>(&mut new, "SELECT pgq.version()"), OWN);
+    run(&mut new, "ALTER EXTENSION pgq UPDATE");
+    runs(&mut old);
+    runs(&mut new);
+    run(&mut old, "SELECT pgq.register('later', 'note')");
+    assert_eq!(count(&mut new, "pgq.doctor() WHERE check_name = 'restored copy' AND NOT ok"), 1);
+    assert!(one::<bool>(&mut new, "SELECT pgq.arm()"));
+    run(&mut old, "SELECT pgq.put('later')");
+    wait_until(PATIENCE, "its job", || count(&mut new, "pgq.job") == 0);
+}
