@@ -119,12 +119,12 @@ need_venv() {
     local name=$1 directory=$2
     shift 2
     [[ "$(cat "$directory/versions" 2>/dev/null)" != "$*" ]] || return 0
-    python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
+    need_pip
     step "installing $1 for $name"
     rm -rf "$directory"
-    quietly "$name-venv" python3 -m venv "$directory"
-    quietly "$name-install" "$directory/bin/pip" install --disable-pip-version-check --no-deps "$@"
-    quietly "$name-check" "$directory/bin/pip" check --disable-pip-version-check
+    quietly "$name-venv" python3 -m venv --without-pip "$directory"
+    quietly "$name-install" "${PIP[@]}" --python "$directory/bin/python" install --no-deps "$@"
+    quietly "$name-check" "${PIP[@]}" --python "$directory/bin/python" check
     echo "$*" >"$directory/versions"
 }
 
@@ -137,6 +137,14 @@ need_node_packages() {
     cp "$source/package.json" "$source/package-lock.json" "$directory/"
     (cd "$directory" && quietly "$(basename "$source")-install" npm ci --ignore-scripts --no-audit --no-fund)
     cp "$source/package-lock.json" "$directory/installed"
+}
+
+# One pip for all of them: to install it takes longer than what it installs.
+PIP=("$TARGET_DIR/pip/bin/pip" --disable-pip-version-check)
+need_pip() {
+    [[ ! -x ${PIP[0]} ]] || return 0
+    python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
+    quietly pip-venv python3 -m venv "$TARGET_DIR/pip"
 }
 
 # PgBouncer, unpacked and not installed: its package starts a service. Exports PGQ_PGBOUNCER, where it is.
