@@ -119,7 +119,7 @@ fn a_template_is_never_served_and_what_is_made_from_it_is() {
         println!("CREATE DATABASE {name}: {took:?}");
         // It is found within a minute, or when somebody calls.
         let mut copy = server.connect(name);
-        run(&mut copy, "SELECT pgq.start()");
+        run(&mut copy, "SELECT pgq.arm()");
         wait_for(&mut copy, id);
     }
     let mut template = server.connect("template1");

@@ -29,7 +29,7 @@ const JOBS: &str = "
     SELECT pgq.put('push');
     SELECT pgq.claim('push', lease => '100 days');
     SELECT pgq.put('commits');
-    SELECT count(pgq.bulk_put('quick', args => (SELECT array_agg('{}'::jsonb) FROM generate_series(1, 1000))));";
+    SELECT count(*) FROM pgq.bulk_put('quick', args => (SELECT array_agg('{}'::jsonb) FROM generate_series(1, 1000)));";
 
 const CONTENTS: &str = "
     SELECT 'job ' || to_jsonb(t)::text FROM pgq.job AS t
@@ -65,6 +65,27 @@ fn initialise(new: &Path, place: &Path) -> PathBuf {
     data
 }
 
+/// The ends of what pg_upgrade wrote, which tells more than it prints.
+fn logs(data: &Path) -> String {
+    let script = "tail -n 12 $(find \"$1\" -name '*.log') /dev/null";
+    let found = Command::new("sh").args(["-c", script, "sh"]).arg(data.join("pg_upgrade_output.d")).output();
+    found.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+}
+
+/// Minor releases of November 2026 (15.20) note a version in the options of each column, of every table. A `pg_dump` of
+/// before, which pg_upgrade calls, dumps that as an option that its server does not know, and no database with a table
+/// can be upgraded. It is no doing of pgq's, so where the two do not fit it is taken away.
+fn forget_versions_of_columns(client: &mut Client, new: &Path) {
+    const OPTION: &[u8] = b"pg_attver";
+    let pg_dump = std::fs::read(new.join("pg_dump")).expect("pg_dump is there");
+    if pg_dump.windows(OPTION.len()).any(|window| window == OPTION) {
+        return;
+    }
+    let marked = "pg_attribute WHERE attoptions::text LIKE '%pg_attver%' AND attrelid >= 16384";
+    println!("{} columns have an option that the new pg_dump does not know", count(client, marked));
+    run(client, &format!("UPDATE {}", marked.replacen(" WHERE", " SET attoptions = NULL WHERE", 1)));
+}
+
 #[test]
 fn pg_upgrade_passes_its_check_and_jobs_run_on_without_arming() {
     let to = std::env::var("PGQ_UPGRADE_TO").expect("PGQ_UPGRADE_TO names the pg_config of the new version");
@@ -79,6 +100,7 @@ fn pg_upgrade_passes_its_check_and_jobs_run_on_without_arming() {
     wait_until(PATIENCE, "the workers to leave", || old.worker_pids(Some("shop")).is_empty());
     run(&mut client, JOBS);
     let before = contents(&mut client);
+    forget_versions_of_columns(&mut client, &new);
     run(&mut client, "ALTER SYSTEM RESET pgq.enabled");
     drop(client);
     old.stop(Stop::Fast);
@@ -90,7 +112,8 @@ fn pg_upgrade_passes_its_check_and_jobs_run_on_without_arming() {
         command.arg("-b").arg(bindir(&std::env::var("PG_CONFIG").expect("tests/run sets it")));
         command.arg("-B").arg(&new).arg("-d").arg(old.data_directory()).arg("-D").arg(&data);
         command.arg("-s").arg(&place).args(["-O", "-c shared_preload_libraries=pgq"]).args(more);
-        succeed(&mut command);
+        let output = command.output().expect("pg_upgrade is there");
+        assert!(output.status.success(), "{command:?}: {}\n{}", String::from_utf8_lossy(&output.stdout), logs(&data));
     };
     upgrade(&["--check"]);
     upgrade(&[]);

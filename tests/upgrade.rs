@@ -2,6 +2,7 @@
 //! way, while workers run; and a library that meets tables of another version serves them, or says that it does not.
 
 use pgq_tests::catalog::{self, difference};
+use pgq_tests::dump::{dump, restore, Format};
 use pgq_tests::installation::Installation;
 use pgq_tests::{count, one, repository, run, wait_until, Ledger, Server};
 use postgres::error::SqlState;
@@ -194,6 +195,29 @@ fn a_database_that_is_not_upgraded_yet_is_served_and_says_so() {
         let before = count(&mut client, "ledger");
         run(&mut client, "SELECT pgq.put('quick')");
         wait_until(PATIENCE, "its handler to run on", || count(&mut client, "ledger") > before);
+    }
+}
+
+/// Its dump has no more in it than that version had.
+#[test]
+fn a_dump_of_an_earlier_version_becomes_this_version_and_is_held() {
+    let server = Server::builder().preload(true).conf("pgq.enabled", "off").start();
+    for (n, version) in earlier().iter().enumerate() {
+        let database = format!("old{n}");
+        let mut client = create(&server, &database, version);
+        run(
+            &mut client,
+            "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS 'SELECT'; SELECT pgq.register('a', 'f'), pgq.put('a')",
+        );
+        let path = dump(&server, &database, Format::Custom);
+        run(&mut server.connect("postgres"), &format!("CREATE DATABASE new{n}"));
+        restore(&server, &format!("new{n}"), Format::Custom, &path);
+        let mut client = server.connect(&format!("new{n}"));
+        assert_eq!(one::<String>(&mut client, "SELECT extversion FROM pg_extension WHERE extname = 'pgq'"), OWN);
+        assert_eq!(count(&mut client, "pgq.job"), 1);
+        assert!(one::<String>(&mut client, "SELECT parked FROM pgq.stats('a')").starts_with("held"));
+        assert!(one::<bool>(&mut client, "SELECT pgq.arm()"));
+        assert_eq!(one::<Option<String>>(&mut client, "SELECT parked FROM pgq.stats('a')"), None);
     }
 }
 

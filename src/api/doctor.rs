@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 
 use super::{check, rights};
 use crate::engine::access::{Access, Rights};
+use crate::engine::parking as reasons;
 use crate::engine::time::Span;
 use crate::error::Result;
 use crate::pg::report::ErrorReport;
@@ -216,7 +217,7 @@ fn handlers(held: &Rights) -> Result<Vec<Row>> {
     let copied = stopped.iter().filter(|p| p.is_held).count();
     let detail = match copied {
         0 => "no handler is held".to_owned(),
-        n => format!("{n} handlers are held, because this database is a copy: restored, or made from a template"),
+        n => format!("{}: restored, or made from a template", reasons::held(n)),
     };
     let mut rows = vec![row("restored copy", copied == 0, detail, "SELECT pgq.arm();")];
     let lost: Vec<&str> = stopped.iter().filter(|p| !p.is_found).map(|p| p.function.as_str()).collect();

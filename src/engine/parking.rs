@@ -39,6 +39,12 @@ pub enum Reason {
     NotLoaded { function: String, error: String },
 }
 
+/// How many handlers a copy holds, in words.
+pub fn held(count: usize) -> String {
+    let what = if count == 1 { "handler is" } else { "handlers are" };
+    format!("{count} {what} held, because this database is a copy")
+}
+
 /// `name` as an SQL identifier, always in quotes.
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))

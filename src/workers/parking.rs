@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::executor::Worker;
-use crate::engine::parking::Reason;
+use crate::engine::parking::{self as reasons, Reason};
 use crate::engine::time::{Micros, Span};
 use crate::error::Result;
 use crate::pg::function::{self, Callable, Shape};
@@ -86,9 +86,7 @@ fn watch_held(shared: &Shared, database: u32, handlers: &[Handler]) {
     let held = count(&all);
     entry.held.store(u32::from(held > 0), SeqCst);
     if held > 0 && !known {
-        log::warning(&format!(
-            "{held} handlers are held, because this database is a copy: SELECT pgq.arm() lets them run"
-        ));
+        log::warning(&format!("{}: SELECT pgq.arm() lets them run", reasons::held(held)));
     } else if held == 0 && known {
         log::line("no handler is held any more");
     }

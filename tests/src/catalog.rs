@@ -10,7 +10,7 @@ WITH member AS (
      WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
        AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pgq')),
 ours AS (
-    SELECT c.* FROM pg_class AS c JOIN member AS m ON m.classid = 'pg_class'::regclass AND m.objid = c.oid),
+    SELECT c.* FROM pg_class AS c WHERE c.relnamespace = 'pgq'::regnamespace),
 sub (classid, objid, objsubid) AS (
     SELECT classid, objid, 0 FROM member
     UNION ALL SELECT 'pg_class'::regclass, a.attrelid, a.attnum
@@ -50,7 +50,7 @@ SELECT format('function: %s owner %s, acl %s, initial acl %s', pg_get_functionde
 UNION ALL
 SELECT format('type %s: owner %s, acl %s, initial acl %s', t.oid::regtype, t.typowner::regrole, pg_temp.acl(t.typacl),
               pg_temp.initial('pg_type', t.oid))
-  FROM pg_type AS t JOIN member AS m ON m.classid = 'pg_type'::regclass AND m.objid = t.oid
+  FROM pg_type AS t WHERE t.typnamespace = 'pgq'::regnamespace
 UNION ALL
 SELECT format('schema %s: owner %s, acl %s', n.nspname, n.nspowner::regrole, pg_temp.acl(n.nspacl))
   FROM pg_namespace AS n WHERE n.nspname = 'pgq'

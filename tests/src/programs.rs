@@ -38,7 +38,7 @@ pub fn copy_template(to: &Path) {
 /// When it fails.
 pub fn succeed(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let text = String::from_utf8_lossy(&output.stderr);
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let signal = output.status.signal();
-    assert!(output.status.success(), "{command:?} failed (signal {signal:?}): {text}");
+    assert!(output.status.success(), "{command:?} failed (signal {signal:?}):\n{stdout}\n{stderr}");
 }
