@@ -240,11 +240,14 @@ build_and_install() {
     echo "$source $(installed_fingerprint) $PKGLIBDIR" >"$stamp"
 }
 
+# What cargo-pgrx tells cargo when it builds: with the same, what was built for the one serves the other.
+PGRX_FLAGS='target.'\''cfg(all(target_family = "unix", not(target_os = "macos")))'\''.rustflags = ["-C", "link-arg=-Wl,--no-gc-sections"]'
+
 # The build with points at which tests let it die; never installed. Exports PGQ_HOOKS, where it is.
 build_hooks() {
     export PGQ_HOOKS=$TARGET_DIR/hooks/pgq.so
     step "building the library with hooks for the tests"
-    quietly hooks cargo build --release --no-default-features --features "pg$PG_MAJOR test-hooks"
+    quietly hooks cargo --config "$PGRX_FLAGS" build --lib --release --no-default-features --features "pg$PG_MAJOR test-hooks"
     mkdir -p "$TARGET_DIR/hooks"
     cp "$TARGET_DIR/release/libpgq.so" "$PGQ_HOOKS"
 }

@@ -74,7 +74,7 @@ SELECT nextval('pgq.job_id_seq')
 SELECT setval('pgq.job_id_seq', 1)
 SELECT currval('pgq.job_id_seq')
 SELECT last_value FROM pgq.job_id_seq
-SELECT pg_sequence_last_value('pgq.job_id_seq')
+DO $$ BEGIN IF pg_sequence_last_value('pgq.job_id_seq') IS NULL THEN RAISE 'from 18 on NULL is its refusal' USING ERRCODE = '42501'; END IF; END $$
 ALTER SEQUENCE pgq.job_id_seq RESTART
 ALTER SEQUENCE pgq.handler_id_seq OWNED BY NONE
 DROP TABLE pgq.job

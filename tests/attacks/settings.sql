@@ -141,7 +141,7 @@ SET row_security = off; SELECT pgq.put('own'); SELECT * FROM pgq.claim('own')
 --- low
 CREATE FUNCTION low.f(args jsonb) RETURNS void LANGUAGE sql AS $$ SELECT low.strike('f') $$;
 SET enable_indexscan = off; SET enable_seqscan = off; SET enable_nestloop = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
-SET force_parallel_mode = on; SET jit = on; SET jit_above_cost = 0; SET work_mem = '64kB'; SET plan_cache_mode = force_custom_plan;
+SELECT set_config(name, 'on', false) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query'); SET jit = on; SET jit_above_cost = 0; SET work_mem = '64kB'; SET plan_cache_mode = force_custom_plan;
 SET from_collapse_limit = 1; SET join_collapse_limit = 1; SET geqo_threshold = 2; SET debug_print_plan = on; SET debug_print_parse = on;
 SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'iso_8601'; SET TimeZone = '<X>-23:59'; SET extra_float_digits = -15; SET bytea_output = 'escape';
 SET client_min_messages = debug5; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;

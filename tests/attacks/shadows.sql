@@ -132,7 +132,7 @@ CREATE FUNCTION low.b() RETURNS low.d LANGUAGE sql AS $$ SELECT 1::low.d $$;
 CREATE FUNCTION low.c() RETURNS record LANGUAGE sql AS $$ SELECT 1, 2 $$;
 CREATE FUNCTION low.d() RETURNS low.r[] LANGUAGE sql AS $$ SELECT ARRAY[low.r('a', 'b')] $$;
 CREATE FUNCTION low.e() RETURNS refcursor LANGUAGE plpgsql AS $$ DECLARE c refcursor; BEGIN OPEN c FOR SELECT 1; RETURN c; END $$;
-CREATE FUNCTION low.f() RETURNS xml LANGUAGE sql AS $$ SELECT '<a/>'::xml $$;
+CREATE FUNCTION low.f() RETURNS tsvector LANGUAGE sql AS $$ SELECT 'a:1'::tsvector $$;
 CREATE FUNCTION low.g() RETURNS pgq.job LANGUAGE sql AS $$ SELECT NULL::pgq.job $$;
 SELECT pgq.register(f, 'low.' || f, max_attempts => 1) FROM unnest('{a,b,c,d,e,f,g}'::text[]) AS f
 --- job a done

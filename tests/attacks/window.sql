@@ -110,12 +110,12 @@ SELECT current_user
 
 --- case a parallel query around our functions
 --- low
-SET force_parallel_mode = on; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
+SELECT set_config(name, 'on', false) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query'); SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
 SELECT pgq.version(), pgq.waiting(n) FROM generate_series(1, 10) AS n
 --- low
 CREATE FUNCTION low.safe() RETURNS bigint LANGUAGE plpgsql PARALLEL SAFE AS $$ BEGIN RETURN pgq.put('own'); END $$
 --- low any
-SET force_parallel_mode = on; SELECT low.safe()
+SELECT set_config(name, 'on', false) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query'); SELECT low.safe()
 --- low sees low
 SELECT current_user
 
@@ -131,10 +131,25 @@ SELECT string_agg(DISTINCT who, ' ') FROM low.seen
 --- low
 CREATE TABLE low.t (n int);
 CREATE FUNCTION low.late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    PERFORM pgq.put('own', key => 'late'), low.strike('late'); PERFORM pgq.claim('own', n => 10);
-    BEGIN PERFORM pgq.put('own', key => ''); EXCEPTION WHEN OTHERS THEN PERFORM low.strike('error'); END; RETURN NULL; END $$;
+    PERFORM pgq.put('own', key => 'late'), pgq.claim('own', n => 10);
+    INSERT INTO low.seen VALUES ('late', current_user, session_user); RETURN NULL; END $$;
 CREATE CONSTRAINT TRIGGER late AFTER INSERT ON low.t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION low.late();
 BEGIN; INSERT INTO low.t VALUES (1); SELECT pgq.put('own'); SET CONSTRAINTS ALL DEFERRED; COMMIT
+--- low sees low low
+SELECT who || ' ' || session FROM low.seen
+
+--- case the same with errors that are caught there
+--- low
+-- Not in a block: there the server's own assertions do not allow it (RollbackAndReleaseCurrentSubTransaction, xact.c).
+CREATE TABLE low.t (n int);
+CREATE FUNCTION low.late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    PERFORM pgq.put('own', key => 'late'), low.strike('late'); PERFORM pgq.claim('own', n => 10);
+    BEGIN PERFORM pgq.put('own', key => ''); EXCEPTION WHEN OTHERS THEN PERFORM low.strike('error'); END; RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER late AFTER INSERT ON low.t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION low.late()
+--- low
+WITH put AS (SELECT pgq.put('own') AS id) INSERT INTO low.t SELECT id FROM put
+--- low sees error low, late low
+SELECT string_agg(DISTINCT what || ' ' || who, ', ') FROM low.seen
 
 --- case PREPARE TRANSACTION with a raised and lowered id behind it
 --- low 55000
