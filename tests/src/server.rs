@@ -3,7 +3,7 @@
 
 use crate::disk::SmallDisk;
 use crate::process::{self, owner};
-use crate::programs::{copy_template, run};
+use crate::programs::{copy_template, succeed};
 use crate::psql;
 use crate::time::wait_for;
 use postgres::{Client, Config, NoTls};
@@ -84,7 +84,7 @@ impl Builder {
         let program = if self.hooked { crate::hooked::postgres() } else { binary("postgres") };
         let disk = self.disk_megabytes.map(|megabytes| {
             let path = directory.join("disk");
-            run(owner().command("/bin/mkdir").arg(&path));
+            succeed(owner().command("/bin/mkdir").arg(&path));
             SmallDisk::mount(&path, megabytes).unwrap_or_else(|error| panic!("no small disk: {error}"))
         });
         let server = Server { directory, program, port: self.loopback.unwrap_or(PORT), child: Mutex::new(None), disk };
@@ -119,7 +119,7 @@ impl Server {
         let standby = Server { directory, program: self.program.clone(), child: Mutex::new(None), disk: None, ..*self };
         let mut backup = owner().command(binary("pg_basebackup"));
         backup.arg("-D").arg(standby.data_directory()).arg("-h").arg(&self.directory);
-        run(backup.args([
+        succeed(backup.args([
             "-p",
             &self.port.to_string(),
             "-U",
