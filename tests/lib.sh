@@ -114,6 +114,14 @@ PGSPOT=(pgspot==0.9.4 pglast==7.21)
 PGSPOT_DIR=$TARGET_DIR/pgspot
 need_pgspot() { need_venv pgspot "$PGSPOT_DIR" "${PGSPOT[@]}"; }
 
+# One pip for all environments: to install it takes longer than what it installs.
+PIP=("$TARGET_DIR/pip/bin/pip" --disable-pip-version-check)
+need_pip() {
+    [[ ! -x ${PIP[0]} ]] || return 0
+    python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
+    quietly pip-venv python3 -m venv "$TARGET_DIR/pip"
+}
+
 # need_venv NAME DIRECTORY NAME==VERSION...: a Python with exactly these packages in a place of its own.
 need_venv() {
     local name=$1 directory=$2
@@ -137,14 +145,6 @@ need_node_packages() {
     cp "$source/package.json" "$source/package-lock.json" "$directory/"
     (cd "$directory" && quietly "$(basename "$source")-install" npm ci --ignore-scripts --no-audit --no-fund)
     cp "$source/package-lock.json" "$directory/installed"
-}
-
-# One pip for all of them: to install it takes longer than what it installs.
-PIP=("$TARGET_DIR/pip/bin/pip" --disable-pip-version-check)
-need_pip() {
-    [[ ! -x ${PIP[0]} ]] || return 0
-    python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
-    quietly pip-venv python3 -m venv "$TARGET_DIR/pip"
 }
 
 # PgBouncer, unpacked and not installed: its package starts a service. Exports PGQ_PGBOUNCER, where it is.

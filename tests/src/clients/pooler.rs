@@ -19,12 +19,14 @@ impl Pooler {
         let directory = stage.server.socket_directory();
         let port = process::free_port();
         let config = configure(directory, stage, port);
-        // Found like its servers' programs: tests/run says where.
-        let program =
-            std::env::var_os("PGQ_PGBOUNCER").map_or_else(|| PathBuf::from("/usr/sbin/pgbouncer"), PathBuf::from);
+        // A copy, because the servers' user may not be able to enter this tree.
+        let installed = std::env::var_os("PGQ_PGBOUNCER").unwrap_or_else(|| "/usr/sbin/pgbouncer".into());
+        let program = directory.join("pgbouncer");
+        fs::copy(&installed, &program).unwrap_or_else(|error| panic!("{}: {error}", installed.to_string_lossy()));
+        owner().give(&program);
         let mut command = owner().command(&program);
         command.arg("--quiet").arg(config).stdin(Stdio::null()).stdout(Stdio::null());
-        let child = process::spawn_bound(command).unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        let child = process::spawn_bound(command).expect("pgbouncer can be started");
         let pooler = Pooler { child, port };
         wait_for(PATIENCE, "the pooler to listen", || TcpStream::connect(("127.0.0.1", port)).ok().map(drop));
         pooler
