@@ -1,5 +1,6 @@
-//! A private PostgreSQL server: its own directory, reached by a Unix socket in it only, run by an
-//! ordinary user, with fsync on, because what a crash leaves behind is what many tests look at.
+//! A private PostgreSQL server: its own directory, reached by a Unix socket in it, on loopback where a
+//! test asks for that, run by an ordinary user, with fsync on, because what a crash leaves behind is
+//! what many tests look at.
 
 use crate::disk::SmallDisk;
 use crate::installation::Installation;

@@ -73,9 +73,9 @@ pub(super) fn polls(stage: &mut Stage) {
     let configure = format!("SELECT pgq.configure('{}', backoff => '100 ms', max_attempts => 2)", stage.queue);
     run(&mut stage.client, &configure);
     // In the lease way longer than the lease: the heartbeat goes through the pooler too.
-    for (way, seconds) in [(Way::Transaction, 0.5), (Way::Lease, 3.0)] {
+    for (way, seconds) in [(Way::Transaction, 0.5), (Way::Lease, 4.0)] {
         let worker = stage.worker(way).with("PGQ_DSN", &pooler.dsn()).with("PGQ_POOLED", "1");
-        let mut worker = worker.with("PGQ_POLL_SECONDS", "1").with("PGQ_LEASE_SECONDS", "2").start();
+        let mut worker = worker.with("PGQ_POLL_SECONDS", "1").with("PGQ_LEASE_SECONDS", "3").start();
         stage.does_a_job();
         let jobs = stage.put_many(50);
         let failing = stage.put("fail", "{}");
