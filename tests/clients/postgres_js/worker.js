@@ -26,10 +26,6 @@ const OPTIONS = {
   prepare: !POOLED,
   backoff: (retries) => Math.min(0.1 * 2 ** retries, 5),
 }
-// One connection works, another is for heartbeats, and LISTEN gets a third. Lost ones are made again when needed.
-let losses = 0
-const sql = postgres(process.env.PGQ_DSN, { ...OPTIONS, onclose: () => losses++ })
-const hearts = postgres(process.env.PGQ_DSN, { ...OPTIONS, idle_timeout: 60 })
 
 // --- the work: one function for each task of the queue
 
@@ -50,42 +46,48 @@ const TASKS = {
 // --- one job
 
 // Claims a job, does it, and commits both. False: there is none.
-async function runInTransaction() {
-  const before = losses
+async function runInTransaction(session) {
   let job
   try {
-    await sql.begin(
-      unlessLost(async (sql) => {
+    await session.sql.begin(
+      unlessLost(session, async (sql) => {
         ;[job] = await sql`SELECT * FROM pgq.claim(${QUEUE}, tasks => ${Object.keys(TASKS)})`
         if (job) await TASKS[job.task](sql, job)
       }),
     )
   } catch (error) {
     // When the connection is lost the server has the job back already, and nothing is to be counted.
-    if (!job || losses !== before) throw error
-    await recordFailure(job, error)
+    if (!job || session.isLost || isLoss(error)) throw error
+    await recordFailure(session, job, error)
   }
   return job !== undefined
 }
 
-// postgres.js 3.4 ends the process when a transaction writes to a connection that was lost (porsager/postgres#1066),
-// be it with its own COMMIT or ROLLBACK. So what is in a transaction whose connection was lost waits there for ever;
-// begin() has failed by then.
-function unlessLost(run) {
+// postgres.js 3.4 ends the process, or never answers again, when a transaction writes to a connection that is lost
+// (porsager/postgres#1066), be it with its own COMMIT or ROLLBACK. So what is in such a transaction waits there for
+// ever; begin() fails as soon as the connection is closed.
+function unlessLost(session, run) {
+  const never = new Promise(() => {})
   return async (sql) => {
-    const before = losses
-    const never = new Promise(() => {})
     try {
-      await run((...query) => (losses === before ? sql(...query) : never))
+      await run((...query) => (session.isLost ? never : sql(...query)))
+    } catch (error) {
+      if (isLoss(error)) await never
+      throw error
     } finally {
-      if (losses !== before) await never
+      if (session.isLost) await never
     }
   }
 }
 
+// Whether a query failed because its connection is gone: by the server's last word, or by the socket's.
+function isLoss(error) {
+  return error?.severity === 'FATAL' || /^CONN/.test(error?.code) || Boolean(error?.query && error.syscall)
+}
+
 // Claims a job with a lease, does it, and completes it. False: there is none.
-async function runWithLease() {
-  const before = losses
+async function runWithLease(session) {
+  const { sql } = session
   const [job] = await sql`
     SELECT * FROM pgq.claim(${QUEUE}, tasks => ${Object.keys(TASKS)}, lease => make_interval(secs => ${LEASE_SECONDS}))`
   if (!job) return false
@@ -93,8 +95,8 @@ async function runWithLease() {
   try {
     await TASKS[job.task](sql, job)
   } catch (error) {
-    if (losses !== before) throw error
-    await recordFailure(job, error)
+    if (session.isLost || isLoss(error)) throw error
+    await recordFailure(session, job, error)
     return true
   } finally {
     clearInterval(heart)
@@ -105,13 +107,15 @@ async function runWithLease() {
 }
 
 // In a transaction of its own: otherwise the failing job would be the next one, at once, for ever.
-async function recordFailure(job, error) {
+async function recordFailure({ sql }, job, error) {
   console.warn(`job ${job.id}, attempt ${job.attempt}: ${error}`)
   await sql`SELECT pgq.fail(${job.id}, ${job.attempt}, ${String(error)})`
 }
 
 // Extends the lease every third of it, on a connection of its own. Work that computes for long without an await holds
 // up the timer too: give that to a worker thread.
+const hearts = postgres(process.env.PGQ_DSN, { ...OPTIONS, idle_timeout: 60 })
+
 function startHeartbeat(job) {
   const beat = () =>
     hearts`SELECT pgq.extend(${job.id}, ${job.attempt}, make_interval(secs => ${LEASE_SECONDS}))`.catch((error) =>
@@ -145,23 +149,42 @@ for (const signal of ['SIGTERM', 'SIGINT']) {
   })
 }
 
-const runOne = WAY === 'lease' ? runWithLease : runInTransaction
-let isListening = POOLED
+// One connection works, and LISTEN has another.
+function open() {
+  const session = { isLost: false }
+  const onclose = () => {
+    session.isLost = true
+    call()
+  }
+  session.sql = postgres(process.env.PGQ_DSN, { ...OPTIONS, onclose })
+  return session
+}
+
 let delay = 0.1
-while (!stopping) {
-  try {
-    // From then on postgres.js listens again by itself whenever it had to connect again, and calls: jobs may have
-    // come in between.
-    if (!isListening) await sql.listen(`pgq_${QUEUE}`, call, call)
-    isListening = true
+
+async function work(session) {
+  const runOne = WAY === 'lease' ? runWithLease : runInTransaction
+  // postgres.js listens again by itself when that connection was lost, and calls: jobs may have come in between.
+  if (!POOLED) await session.sql.listen(`pgq_${QUEUE}`, call, call)
+  while (!stopping && !session.isLost) {
     called = false
-    while (!stopping && (await runOne())) delay = 0.1
-    if (!stopping) await wait(POLL_SECONDS)
+    const found = await runOne(session)
+    delay = 0.1
+    if (!found && !stopping && !session.isLost) await wait(POLL_SECONDS)
+  }
+}
+
+while (!stopping) {
+  const session = open()
+  try {
+    await work(session)
   } catch (error) {
     console.warn(`connection lost, next try in ${delay} s: ${error}`)
     called = stopping
     await wait(delay)
     delay = Math.min(2 * delay, 5)
+  } finally {
+    await session.sql.end({ timeout: 1 })
   }
 }
-await Promise.all([sql.end({ timeout: 5 }), hearts.end({ timeout: 5 })])
+await hearts.end({ timeout: 1 })
