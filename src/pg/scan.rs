@@ -239,6 +239,9 @@ impl Jobs {
 
     /// Removes rows, but for those that somebody has or changed since the snapshot; which were removed. Waits for nobody.
     pub fn delete<'jobs, T>(&'jobs self, rows: Vec<(Place<'jobs>, T)>) -> Vec<T> {
+        if rows.is_empty() {
+            return Vec::new();
+        }
         // SAFETY: inside a transaction that writes. The command id is that of this moment, after which the caller's
         // next command sees the rows gone.
         let command = unsafe { pg_sys::GetCurrentCommandId(true) };
