@@ -114,17 +114,25 @@ PGSPOT=(pgspot==0.9.4 pglast==7.21)
 PGSPOT_DIR=$TARGET_DIR/pgspot
 need_pgspot() { need_venv pgspot "$PGSPOT_DIR" "${PGSPOT[@]}"; }
 
+# One pip for all environments: to install it takes longer than what it installs.
+PIP=("$TARGET_DIR/pip/bin/pip" --disable-pip-version-check)
+need_pip() {
+    [[ ! -x ${PIP[0]} ]] || return 0
+    python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
+    quietly pip-venv python3 -m venv "$TARGET_DIR/pip"
+}
+
 # need_venv NAME DIRECTORY NAME==VERSION...: a Python with exactly these packages in a place of its own.
 need_venv() {
     local name=$1 directory=$2
     shift 2
     [[ "$(cat "$directory/versions" 2>/dev/null)" != "$*" ]] || return 0
-    python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
+    need_pip
     step "installing $1 for $name"
     rm -rf "$directory"
-    quietly "$name-venv" python3 -m venv "$directory"
-    quietly "$name-install" "$directory/bin/pip" install --disable-pip-version-check --no-deps "$@"
-    quietly "$name-check" "$directory/bin/pip" check --disable-pip-version-check
+    quietly "$name-venv" python3 -m venv --without-pip "$directory"
+    quietly "$name-install" "${PIP[@]}" --python "$directory/bin/python" install --no-deps "$@"
+    quietly "$name-check" "${PIP[@]}" --python "$directory/bin/python" check
     echo "$*" >"$directory/versions"
 }
 

@@ -1,4 +1,4 @@
-//! The programs of the PostgreSQL under test, and a data directory made by its initdb.
+//! The programs of the PostgreSQL under test, and a fresh data directory.
 
 use crate::process::{self, owner};
 use std::os::unix::process::ExitStatusExt;
@@ -20,22 +20,25 @@ pub fn binary(name: &str) -> PathBuf {
 }
 
 /// Copies a fresh data directory: initdb takes a second, and one run needs many servers.
-pub(crate) fn copy_template(to: &Path) {
+pub fn copy_template(to: &Path) {
     static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
     let template = TEMPLATE.get_or_init(|| {
         let path = process::make_directory("t").join("data");
         let mut initdb = owner().command(binary("initdb"));
         initdb.arg("-D").arg(&path).args(["-U", "postgres", "--auth=trust", "--no-sync"]);
-        run(initdb.args(["--encoding=UTF8", "--locale=C.UTF-8"]));
+        succeed(initdb.args(["--encoding=UTF8", "--locale=C.UTF-8"]));
         path
     });
-    run(owner().command("/bin/cp").arg("-a").arg(template).arg(to));
+    succeed(owner().command("/bin/cp").arg("-a").arg(template).arg(to));
 }
 
-/// Runs a program that must succeed.
-pub(crate) fn run(command: &mut Command) {
+/// Runs it to its end.
+///
+/// # Panics
+/// When it fails.
+pub fn succeed(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let text = String::from_utf8_lossy(&output.stderr);
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let signal = output.status.signal();
-    assert!(output.status.success(), "{command:?} failed (signal {signal:?}): {text}");
+    assert!(output.status.success(), "{command:?} failed (signal {signal:?}):\n{stdout}\n{stderr}");
 }

@@ -1,9 +1,10 @@
-//! A private PostgreSQL server: its own directory, reached by a Unix socket in it only, run by an
-//! ordinary user, with fsync on, because what a crash leaves behind is what many tests look at.
+//! A private PostgreSQL server: its own directory, reached by a Unix socket in it, on loopback where a
+//! test asks for that, run by an ordinary user, with fsync on, because what a crash leaves behind is
+//! what many tests look at.
 
 use crate::disk::SmallDisk;
 use crate::process::{self, owner};
-use crate::programs::{copy_template, run};
+use crate::programs::{copy_template, succeed};
 use crate::psql;
 use crate::time::wait_for;
 use postgres::{Client, Config, NoTls};
@@ -84,7 +85,7 @@ impl Builder {
         let program = if self.hooked { crate::hooked::postgres() } else { binary("postgres") };
         let disk = self.disk_megabytes.map(|megabytes| {
             let path = directory.join("disk");
-            run(owner().command("/bin/mkdir").arg(&path));
+            succeed(owner().command("/bin/mkdir").arg(&path));
             SmallDisk::mount(&path, megabytes).unwrap_or_else(|error| panic!("no small disk: {error}"))
         });
         let server = Server { directory, program, port: self.loopback.unwrap_or(PORT), child: Mutex::new(None), disk };
@@ -119,7 +120,7 @@ impl Server {
         let standby = Server { directory, program: self.program.clone(), child: Mutex::new(None), disk: None, ..*self };
         let mut backup = owner().command(binary("pg_basebackup"));
         backup.arg("-D").arg(standby.data_directory()).arg("-h").arg(&self.directory);
-        run(backup.args([
+        succeed(backup.args([
             "-p",
             &self.port.to_string(),
             "-U",

@@ -38,7 +38,7 @@ pub(super) fn reconnect(stage: &mut Stage) {
 }
 
 fn while_it_works(stage: &mut Stage, worker: &mut Worker, what: &str, broken: Break) {
-    let job = stage.put_sleep(0.5);
+    let job = stage.put_sleep(1.0);
     stage.until_it_sleeps(Way::Transaction, job);
     broken(stage);
     stage.until_gone(job);

@@ -14,9 +14,9 @@ fn jobs() -> usize {
 pub(super) fn killed_twice(stage: &mut Stage) {
     let third = jobs() / 3;
     let mut put = stage.put_many(third);
-    let first = stage.put_sleep(1.0);
+    let first = stage.put_sleep(1.5);
     put.extend(stage.put_many(third));
-    let second = stage.put_sleep(1.0);
+    let second = stage.put_sleep(1.5);
     put.extend(stage.put_many(jobs() - 2 * third - 2));
     put.extend([first, second]);
     // Ten times what the slowest client takes for a job.

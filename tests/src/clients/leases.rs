@@ -2,9 +2,10 @@
 
 use super::{Stage, Way, PATIENCE};
 use crate::{one, run};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-const LEASE: &str = "2";
+/// Its third is more than what a busy disk makes a commit wait for.
+const LEASE: &str = "3";
 
 /// How a job that is done ended: its state and the attempt that did it.
 fn outcome(stage: &mut Stage, job: i64) -> String {
@@ -19,14 +20,14 @@ fn keep_done(stage: &mut Stage) {
 pub(super) fn heartbeat(stage: &mut Stage) {
     keep_done(stage);
     let mut worker = stage.worker(Way::Lease).with("PGQ_LEASE_SECONDS", LEASE).start();
-    let job = stage.put_sleep(5.0);
+    let job = stage.put_sleep(6.0);
     stage.until_it_sleeps(Way::Lease, job);
-    let first: Instant = Instant::now();
+    let first = Instant::now();
     let ends: String = one(&mut stage.client, &format!("SELECT execute_at::text FROM pgq.job WHERE id = {job}"));
     let later = format!("SELECT EXISTS (SELECT FROM pgq.job WHERE id = {job} AND execute_at > '{ends}')");
-    stage.until(Duration::from_secs(2), "the lease to be extended", &later);
+    stage.until(PATIENCE, "the lease to be extended", &later);
     stage.until_gone(job);
-    assert!(first.elapsed() > Duration::from_secs(4), "the job was shorter than it was to be");
+    assert!(first.elapsed() > Duration::from_secs(5), "the job was shorter than it was to be");
     assert_eq!(outcome(stage, job), "done by attempt 1");
     assert_eq!(stage.effects(job), [1]);
     worker.stop(PATIENCE);
@@ -37,24 +38,17 @@ pub(super) fn killed(stage: &mut Stage) {
     let job = stage.put_sleep(1.0);
     let mut worker = stage.worker(Way::Lease).with("PGQ_LEASE_SECONDS", LEASE).start();
     stage.until_it_sleeps(Way::Lease, job);
-    let ends: f64 = one(
-        &mut stage.client,
-        &format!("SELECT extract(epoch FROM execute_at - clock_timestamp())::float8 FROM pgq.job WHERE id = {job}"),
-    );
+    let ends: SystemTime = one(&mut stage.client, &format!("SELECT execute_at FROM pgq.job WHERE id = {job}"));
     worker.kill_9();
-    let killed = Instant::now();
-    let mut worker = stage.worker(Way::Lease).with("PGQ_LEASE_SECONDS", LEASE).start();
-    stage.does_a_job();
-    // A worker that takes long to start may do it before the other job.
-    let again = format!(
-        "SELECT EXISTS (SELECT FROM pgq.job WHERE id = {job} AND attempt = 2 AND failures = 1 AND state = 'leased')
-             OR EXISTS (SELECT FROM pgq.finished_job WHERE id = {job} AND attempt = 2 AND failures = 1)"
-    );
-    stage.until(PATIENCE, "the second attempt", &again);
-    let after = killed.elapsed().as_secs_f64();
-    assert!(after > ends - 0.5, "claimed again after {after:.1} s, and the lease had {ends:.1} s to go");
+    let mut worker = stage.worker(Way::Lease).start();
     stage.until_gone(job);
     assert_eq!(outcome(stage, job), "done by attempt 2");
     assert_eq!(stage.effects(job), [1, 2], "at least once");
+    let again = format!("SELECT at FROM effect WHERE job = {job} AND attempt = 2");
+    let again: SystemTime = one(&mut stage.client, &again);
+    assert!(again >= ends, "claimed again at {again:?}, before the lease ended at {ends:?}");
+    let failures = format!("SELECT failures FROM pgq.finished_job WHERE id = {job}");
+    assert_eq!(one::<i32>(&mut stage.client, &failures), 1, "failures counted");
+    stage.does_a_job();
     worker.stop(PATIENCE);
 }

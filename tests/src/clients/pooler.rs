@@ -19,12 +19,14 @@ impl Pooler {
         let directory = stage.server.socket_directory();
         let port = process::free_port();
         let config = configure(directory, stage, port);
-        // Found like its servers' programs: tests/run says where.
-        let program =
-            std::env::var_os("PGQ_PGBOUNCER").map_or_else(|| PathBuf::from("/usr/sbin/pgbouncer"), PathBuf::from);
+        // A copy, because the servers' user may not be able to enter this tree.
+        let installed = std::env::var_os("PGQ_PGBOUNCER").unwrap_or_else(|| "/usr/sbin/pgbouncer".into());
+        let program = directory.join("pgbouncer");
+        fs::copy(&installed, &program).unwrap_or_else(|error| panic!("{}: {error}", installed.to_string_lossy()));
+        owner().give(&program);
         let mut command = owner().command(&program);
         command.arg("--quiet").arg(config).stdin(Stdio::null()).stdout(Stdio::null());
-        let child = process::spawn_bound(command).unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        let child = process::spawn_bound(command).expect("pgbouncer can be started");
         let pooler = Pooler { child, port };
         wait_for(PATIENCE, "the pooler to listen", || TcpStream::connect(("127.0.0.1", port)).ok().map(drop));
         pooler
@@ -71,9 +73,9 @@ pub(super) fn polls(stage: &mut Stage) {
     let configure = format!("SELECT pgq.configure('{}', backoff => '100 ms', max_attempts => 2)", stage.queue);
     run(&mut stage.client, &configure);
     // In the lease way longer than the lease: the heartbeat goes through the pooler too.
-    for (way, seconds) in [(Way::Transaction, 0.5), (Way::Lease, 3.0)] {
+    for (way, seconds) in [(Way::Transaction, 0.5), (Way::Lease, 4.0)] {
         let worker = stage.worker(way).with("PGQ_DSN", &pooler.dsn()).with("PGQ_POOLED", "1");
-        let mut worker = worker.with("PGQ_POLL_SECONDS", "1").with("PGQ_LEASE_SECONDS", "2").start();
+        let mut worker = worker.with("PGQ_POLL_SECONDS", "1").with("PGQ_LEASE_SECONDS", "3").start();
         stage.does_a_job();
         let jobs = stage.put_many(50);
         let failing = stage.put("fail", "{}");

@@ -13,8 +13,9 @@ pub(super) fn sigterm(stage: &mut Stage) {
         stage.does_a_job();
         let running = stage.put_sleep(1.0);
         stage.until_it_sleeps(way, running);
+        worker.ask_to_stop();
         let waiting = stage.put("insert", "{}");
-        worker.stop(PATIENCE);
+        worker.has_stopped(PATIENCE);
         assert_eq!(stage.effects(running), [1], "{way:?}: of the running job");
         assert_eq!(count(&mut stage.client, &format!("pgq.job WHERE id = {running}")), 0, "{way:?}: not done");
         assert_eq!(stage.effects(waiting), [0; 0], "{way:?}: of a job that waited");

@@ -127,6 +127,14 @@ impl Worker {
     /// When it is not.
     pub fn stop(&mut self, deadline: Duration) {
         self.ask_to_stop();
+        self.has_stopped(deadline);
+    }
+
+    /// After [`Worker::ask_to_stop`]: it ends in time, and its exit status is 0.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn has_stopped(&mut self, deadline: Duration) {
         let status = self.ended(deadline);
         assert_eq!(status.code(), Some(0), "the worker's {status}");
     }
