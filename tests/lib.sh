@@ -245,10 +245,10 @@ PGRX_FLAGS='target.'\''cfg(all(target_family = "unix", not(target_os = "macos"))
 
 # The build with points at which tests let it die; never installed. Exports PGQ_HOOKS, where it is.
 build_hooks() {
-    export PGQ_HOOKS=$TARGET_DIR/hooks/pgq.so
+    export PGQ_HOOKS=$TARGET_DIR/hooks/$PG_MAJOR/pgq.so
     step "building the library with hooks for the tests"
     quietly hooks cargo --config "$PGRX_FLAGS" build --lib --release --no-default-features --features "pg$PG_MAJOR test-hooks"
-    mkdir -p "$TARGET_DIR/hooks"
+    mkdir -p "$(dirname "$PGQ_HOOKS")"
     cp "$TARGET_DIR/release/libpgq.so" "$PGQ_HOOKS"
 }
 
