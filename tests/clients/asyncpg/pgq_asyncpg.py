@@ -37,6 +37,17 @@ import asyncpg
 
 log = logging.getLogger("worker")
 
+# What says that a connection is lost, or cannot be had for now. A server that ends a session says so first
+# (57P01) and closes it a moment later; a ROLLBACK in between is an InternalClientError.
+LOST = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+)
+
 _current_job = contextvars.ContextVar("pgq_job")
 
 
@@ -139,9 +150,7 @@ class Worker:
                 pause = 0.1
                 await work(connection)
                 return
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                if connection is not None and not connection.is_closed():
-                    raise  # not a matter of the connection
+            except LOST as error:
                 log.warning("connection lost, next try in %.1f s: %s", pause, error)
                 await self._until(lambda: self._stopping, pause)
                 pause = min(2 * pause, 5)
@@ -266,7 +275,7 @@ class Worker:
                             )  # fmt: skip
                     finally:
                         connection.terminate()
-                except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                except LOST as error:
                     log.warning("no heartbeat this time: %s", error)
 
         beating = asyncio.create_task(beat())
