@@ -179,16 +179,19 @@ the_dockerfile_makes_a_server_with_pgq() {
     [[ -z $(compgen -G '/tmp/*.deb') ]] || fail "the package stays in the image"
 }
 
+# What the image must have: the library, and what the package has of the extension, upgrade scripts too.
+image_files() {
+    echo ./lib/pgq.so
+    dpkg-deb --fsys-tarfile target/deb/*.deb | tar -t | sed -n 's|.*/\(extension/pgq.*\)|./share/\1|p'
+}
+
 the_extension_image_is_laid_out_for_cloudnativepg() {
     local version
     # shellcheck source=/dev/null
     (cd target/deb && source /pgq/cloudnativepg.Dockerfile.sh)
     version=$(dpkg-deb -f target/deb/*.deb Version)
-    diff - <(cd /image && find . -type f | LC_ALL=C sort) <<END || fail "the image has other files"
-./lib/pgq.so
-./share/extension/pgq--${version%-*}.sql
-./share/extension/pgq.control
-END
+    diff <(cd /image && find . -type f | LC_ALL=C sort) <(image_files | LC_ALL=C sort) || fail "the image has other files"
+    [[ -f /image/share/extension/pgq--${version%-*}.sql ]] || fail "the image cannot create the extension"
     cmp /image/lib/pgq.so <(dpkg-deb --fsys-tarfile target/deb/*.deb | tar -xO "./usr/lib/postgresql/$PG_MAJOR/lib/pgq.so") ||
         fail "the image has another library than the package"
 }
