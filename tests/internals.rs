@@ -475,7 +475,7 @@ fn every_test_that_the_list_of_the_workers_names_is_there() {
     let root = repository();
     let readme = fs::read_to_string(root.join("src/workers/README.md")).expect("it is there");
     let items = items(&readme);
-    assert_eq!(items.len(), 25, "{items:#?}");
+    assert!(items.len() >= 25, "the list has lost rows, or is not read: {items:#?}");
     for row in &items {
         assert_eq!(row.len(), 3, "{row:?}");
         assert!(
