@@ -25,6 +25,8 @@ mount --bind "$FOLDER/put" pgq
 mount -t proc proc proc
 mount --rbind /dev dev
 mount -t tmpfs -o mode=1777 tmpfs tmp
+# Where a server that is not Debian's has its own libraries.
 exec chroot . env -i HOME=/root LC_ALL=C DEBIAN_FRONTEND=noninteractive PG_MAJOR="$PG_MAJOR" \
+    LD_LIBRARY_PATH="/usr/lib/postgresql/$PG_MAJOR/lib" \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     bash -c 'cd /pgq && exec "$@"' -- "$@"

@@ -71,13 +71,14 @@ nothing_crashed() {
     ! grep -E 'was terminated by signal|reinitializing|PANIC' "$SERVER/log" || fail "a process crashed"
 }
 
-# Files and new directories of which the machine has none, but for those of dpkg and apt themselves.
+# Files and new directories of which the machine has none, but for those of dpkg and apt themselves and the server's.
 changed() {
-    local path
+    local path server
+    server=$(dpkg --listfiles "postgresql-$PG_MAJOR")
     (cd /changes && find . \( -path ./var/lib/dpkg -o -path ./var/lib/apt -o -path ./var/cache -o -path ./var/log \
         -o -path ./machine -o -path ./changes -o -path ./pgq \) -prune -o \( -type f -o -type l -o -type d \) -printf '%P\n') |
         while read -r path; do
-            [[ -d /changes/$path && -d /machine/$path ]] || echo "$path"
+            [[ -d /changes/$path && -d /machine/$path ]] || grep -qxF "/$path" <<<"$server" || echo "$path"
         done
 }
 
@@ -149,13 +150,15 @@ nothing_is_left_when_it_is_removed() {
 }
 
 it_cannot_stand_beside_the_older_pgq() {
-    local older=postgresql-$PG_MAJOR-pgq3 said
-    said=$(apt-get --simulate install ./target/deb/*.deb "$older" 2>&1) && fail "apt installs both"
-    [[ $said == *"$PACKAGE : Conflicts: $older"* ]] || fail "apt does not say why: $said"
+    local older=postgresql-$PG_MAJOR-pgq3 said from
     mkdir -p older/DEBIAN
     printf 'Package: %s\nVersion: 3.5-1\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: stands for the older PgQ\n' \
         "$older" >older/DEBIAN/control
     dpkg-deb --build older older.deb
+    # Debian's own where it has one.
+    from=$(apt-cache show "$older" >/dev/null 2>&1 && echo "$older" || echo ./older.deb)
+    said=$(apt-get --simulate install ./target/deb/*.deb "$from" 2>&1) && fail "apt installs both"
+    [[ $said == *"$PACKAGE : Conflicts: $older"* ]] || fail "apt does not say why: $said"
     dpkg --install older.deb
     said=$(dpkg --install target/deb/*.deb 2>&1) && fail "dpkg installs pgq beside the older PgQ"
     [[ $said == *"$PACKAGE conflicts with $older"* ]] || fail "dpkg says: $said"
@@ -196,6 +199,8 @@ the_extension_image_is_laid_out_for_cloudnativepg() {
         fail "the image has another library than the package"
 }
 
+# Where this Debian has no such version, the server is a package that stands for it.
+[[ ! -f server.deb ]] || dpkg --install server.deb >/dev/null
 remove_pgq
 "$1"
 echo "it holds"
