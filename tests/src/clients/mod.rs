@@ -80,6 +80,7 @@ pub const CASES: &[Case] = &[
     Case { name: "a_heartbeat_keeps_a_lease_shorter_than_the_job", run: leases::heartbeat },
     Case { name: "a_killed_workers_job_comes_back_after_its_lease", run: leases::killed },
     Case { name: "goes_on_after_its_sessions_and_the_server_are_gone", run: broken_sessions::reconnect },
+    Case { name: "drains_exactly_once_while_its_sessions_are_terminated", run: broken_sessions::terminated },
     Case { name: "polls_through_a_pooler_in_transaction_mode", run: pooler::polls },
     Case { name: CHECK, run: single_jobs::own_check },
 ];
