@@ -4,7 +4,17 @@
 -- Registrations and grants wait until the end, which takes milliseconds; jobs are put and run meanwhile.
 SET LOCAL search_path TO pg_catalog, pg_temp;
 
--- What is under way is waited for, and then seen by the statements below.
+-- What is under way is waited for, and then seen by the statements below: each takes a snapshot of its own.
+DO $$
+BEGIN
+    IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = 'extension pgq is upgraded in a transaction of isolation level READ COMMITTED',
+            HINT = 'SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED; then type it again.';
+    END IF;
+END
+$$;
 LOCK TABLE pgq.handler, pgq.queue_grant IN SHARE ROW EXCLUSIVE MODE;
 
 CREATE TABLE pgq.armed_handler (
@@ -14,13 +24,26 @@ CREATE TABLE pgq.armed_handler (
     CONSTRAINT armed_handler_pkey PRIMARY KEY (handler)
 );
 
+CREATE FUNCTION pgq.arm()
+RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'arm_wrapper';
+
+-- They belong to whoever types the upgrade, but everything of pgq must belong to who created the extension.
+DO $$
+DECLARE
+    owner name;
+BEGIN
+    SELECT r.rolname INTO STRICT owner
+      FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) e.extowner
+     WHERE e.extname OPERATOR(pg_catalog.=) 'pgq';
+    EXECUTE pg_catalog.format('ALTER TABLE pgq.armed_handler OWNER TO %I', owner);
+    EXECUTE pg_catalog.format('ALTER FUNCTION pgq.arm() OWNER TO %I', owner);
+END
+$$;
+
 INSERT INTO pgq.armed_handler (handler, registered_at, database)
 SELECT h.id, h.registered_at, d.oid
   FROM pgq.handler AS h, pg_catalog.pg_database AS d
  WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
-
-CREATE FUNCTION pgq.arm()
-RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'arm_wrapper';
 
 COMMENT ON TABLE pgq.armed_handler IS 'Handlers that may run: registered in this database, or armed in it. Not dumped, so that the handlers of a restored copy are held until pgq.arm. Written by register, unregister and arm.';
 COMMENT ON COLUMN pgq.armed_handler.handler IS 'Id of the handler.';

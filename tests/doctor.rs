@@ -200,6 +200,6 @@ fn the_older_pgq_is_found_by_its_files() {
     copy.write("pgq_coop.control", "default_version = '3.5'\n");
     copy.write("pgq_coop--3.5.sql", "SELECT 1;");
     let (detail, fix) = wrong(&mut client, "older PgQ");
-    assert_eq!(detail, "its files are here: pgq 3.5, pgq_coop 3.5");
+    assert_eq!(detail, "its files are here: pgq--3.5.sql, pgq_coop.control");
     assert!(fix.contains("pgq3"), "{fix}");
 }

@@ -38,13 +38,22 @@ fn create(server: &Server, database: &str, version: &str) -> Client {
 #[test]
 fn a_fresh_installation_and_an_upgraded_one_are_the_same() {
     let server = Server::builder().preload(true).conf("pgq.enabled", "off").start();
+    run(&mut server.connect("postgres"), "CREATE ROLE dba SUPERUSER LOGIN");
     let fresh = catalog::of(&mut server.create_database("fresh"));
     assert!(fresh.len() > 400, "{}", fresh.len());
     for (n, version) in earlier().iter().enumerate() {
         let mut client = create(&server, &format!("upgraded{n}"), version);
         let before = catalog::of(&mut client);
         assert!(!difference(&before, &fresh).is_empty(), "{version} is another version");
-        run(&mut client, "ALTER EXTENSION pgq UPDATE");
+        // By another superuser than the one who created it.
+        let mut dba = server.connect_as(&format!("upgraded{n}"), "dba");
+        let snapshot_of_before = dba.batch_execute(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM pgq.handler; ALTER EXTENSION pgq UPDATE",
+        );
+        let refused = snapshot_of_before.expect_err("it would not see what is just being registered");
+        assert_eq!(refused.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE), "{refused}");
+        run(&mut dba, "ROLLBACK");
+        run(&mut dba, "ALTER EXTENSION pgq UPDATE");
         let found = difference(&fresh, &catalog::of(&mut client));
         assert!(found.is_empty(), "from {version}:\n{}", found.join("\n"));
     }

@@ -11,7 +11,7 @@ use crate::engine::parking as reasons;
 use crate::engine::time::Span;
 use crate::error::Result;
 use crate::pg::report::ErrorReport;
-use crate::pg::shmem::{self, slot_state};
+use crate::pg::shmem::{self, slot_state, Shared};
 use crate::pg::text::Text;
 use crate::pg::{bgworker, clock, database, tamper, version, xact};
 use crate::settings;
@@ -134,9 +134,11 @@ fn slots() -> Result<Row> {
         let detail = format!("none of the {most} of max_worker_processes is free since {}", clock::text(since));
         return Ok(row("worker slots", false, detail, &fix));
     }
+    let ours = i64::try_from(shmem::shared().map_or(0, Shared::processes)).unwrap_or(0);
     Ok(row(
         "worker slots",
-        needed <= most && free > 0,
+        // With all of ours there, none need be free.
+        needed <= most && (free > 0 || ours >= needed),
         format!(
             "max_worker_processes is {most}, {free} of them free; launcher, a scheduler and pgq.max_workers executors \
              take {needed}"

@@ -18,6 +18,9 @@ use super::{clock, xact};
 /// How much older than a commit one before it may be that is not on disk: the length of a transaction of many jobs
 /// (`pgq.batch_time`), so that jobs with a transaction each share a flush as those of one transaction do. Microseconds.
 const LAG: i64 = 10_000;
+/// SizeOfXLogLongPHD, of a segment's first page, and SizeOfXLogShortPHD (access/xlog_internal.h).
+const LONG_HEADER: u64 = 40;
+const SHORT_HEADER: u64 = 24;
 const OFF: i32 = pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32;
 /// `on` (SYNCHRONOUS_COMMIT_ON, access/xact.h).
 const ON: i32 = pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_REMOTE_FLUSH as i32;
@@ -77,14 +80,24 @@ pub fn settle_all() {
     if xact::in_recovery() {
         return;
     }
-    let block = u64::from(pg_sys::XLOG_BLCKSZ);
-    // SAFETY: reads shared state of xlog.c.
-    let next = unsafe { pg_sys::GetXLogInsertRecPtr() };
-    // At the start of a page the next record comes behind the page's header (SizeOfXLogLongPHD: 40 bytes), but the
-    // last one ended at the page's start, and further than that cannot be flushed (WaitXLogInsertionsToFinish).
-    let end = if next % block <= 40 { next - next % block } else { next };
+    // SAFETY: reads shared state of xlog.c; the size of a segment is fixed when the server starts.
+    let (next, segment) = unsafe { (pg_sys::GetXLogInsertRecPtr(), pg_sys::wal_segment_size.unsigned_abs()) };
+    let end = end_of_last(next, segment.into());
     // SAFETY: see above.
     unsafe { pg_sys::XLogFlush(end) };
+}
+
+/// Where the last record ended, if the next one comes to `next`: where it ended at the end of a page, behind the header of
+/// the new page (XLogBytePosToRecPtr, xlog.c), and further than the page's start cannot be flushed
+/// (WaitXLogInsertionsToFinish).
+pub(super) fn end_of_last(next: pg_sys::XLogRecPtr, segment: u64) -> pg_sys::XLogRecPtr {
+    let block = u64::from(pg_sys::XLOG_BLCKSZ);
+    let header = if next % segment < block { LONG_HEADER } else { SHORT_HEADER };
+    if next % block == header {
+        next - header
+    } else {
+        next
+    }
 }
 
 /// Does a commit wait for a standby?

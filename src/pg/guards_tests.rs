@@ -15,7 +15,7 @@ mod tests {
     use crate::pg::session_tests::{acting_as, error_of, function, number, role, run, text, value};
     use crate::pg::spi::{Arg, Statement, Type};
     use crate::pg::xact::{self, Caught};
-    use crate::pg::{clock, context, function, user};
+    use crate::pg::{clock, context, durable, function, user};
 
     static WHO: Statement = Statement::new(
         "SELECT pg_catalog.current_user()::text || ' ' || pg_catalog.current_setting('search_path')",
@@ -210,6 +210,21 @@ mod tests {
         assert_eq!(user::name(low).as_deref(), Some("guard_role"));
         assert_eq!(user::name(1), None);
         assert_ne!(low, user::session());
+    }
+
+    #[pg_test]
+    fn what_is_on_disk_ends_where_the_last_record_ended() {
+        const SEGMENT: u64 = 16 << 20;
+        let end = |next| durable::end_of_last(next, SEGMENT);
+        // Nothing but the header is on the page yet, on a segment's first page and on any other.
+        assert_eq!(end(SEGMENT * 5 + 40), SEGMENT * 5);
+        assert_eq!(end(SEGMENT * 5 + 8192 * 3 + 24), SEGMENT * 5 + 8192 * 3);
+        // The rest of a record that began on the page before.
+        for rest in [32, 40, 48] {
+            assert_eq!(end(SEGMENT * 5 + 8192 * 3 + rest), SEGMENT * 5 + 8192 * 3 + rest);
+        }
+        assert_eq!(end(SEGMENT * 5 + 48), SEGMENT * 5 + 48);
+        assert_eq!(end(SEGMENT * 5 + 8192 * 3 + 8000), SEGMENT * 5 + 8192 * 3 + 8000);
     }
 
     #[pg_test]

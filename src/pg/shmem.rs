@@ -25,8 +25,14 @@ pub const EXECUTORS: usize = 64;
 /// Queues that a database remembers as touched between two looks of its scheduler.
 pub const TOUCHED: usize = 16;
 
-const NAME: &std::ffi::CStr = c"pgq shared memory, layout 6";
-const MAGIC: u64 = 0x7067_7120_3031_0006;
+/// Libraries of several versions work side by side where pgq is not preloaded, until the processes of the older one have
+/// left. They must have one segment: in two, each would take the other's executors for dead. So a field is added where
+/// there was padding, and what is here stays where it is; a new name, and layout, needs a restart of the server.
+const _: () = assert!(size_of::<Database>() == 232 && std::mem::offset_of!(Database, numbers) == 200);
+const _: () = assert!(size_of::<Executor>() == 112 && size_of::<Shared>() == 31_328);
+
+const NAME: &std::ffi::CStr = c"pgq shared memory, layout 5";
+const MAGIC: u64 = 0x7067_7120_3031_0005;
 
 /// One database of the server.
 #[repr(C)]
@@ -355,6 +361,13 @@ impl Shared {
             slot.state.store(slot_state::BUSY, SeqCst);
             true
         })
+    }
+
+    /// How many processes there are of ours, in all databases.
+    pub fn processes(&self) -> usize {
+        let schedulers = self.databases.iter().filter(|d| d.scheduler.is_taken()).count();
+        let executors = self.executors.iter().filter(|e| e.place.is_taken()).count();
+        usize::from(self.launcher.is_taken()) + schedulers + executors
     }
 
     /// The executors of a database that exist or are on their way, with their numbers.

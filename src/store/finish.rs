@@ -3,6 +3,8 @@
 //! Every change of state is "take the row, then write it anew": the states are index predicates, so an
 //! UPDATE would be no cheaper, and one pair of tables serves executors, clients and people.
 
+use std::collections::HashSet;
+
 use crate::engine::deltas::Fact;
 use crate::engine::state::{Outcome, State};
 use crate::engine::time::Micros;
@@ -86,7 +88,12 @@ pub fn put_back_all(jobs: &[(&Job, Return<'_>)]) -> Result<()> {
         return Ok(());
     }
     // Asked before the table is open: it is a statement.
-    let keeps_key = |job: &Job| job.key.as_ref().map_or(Ok(false), |key| key::may_return(&job.queue, key));
+    let mut back = HashSet::new();
+    let mut keeps_key = |job: &Job| match &job.key {
+        // Of those that come back together one keeps it.
+        Some(key) => Ok(back.insert((job.queue.clone(), key.clone())) && key::may_return(&job.queue, key)?),
+        None => Ok(false),
+    };
     let keep: Vec<bool> = jobs.iter().map(|(job, _)| keeps_key(job)).collect::<Result<_>>()?;
     JOBS.insert(|rows| {
         for ((job, how), keep) in jobs.iter().zip(&keep) {

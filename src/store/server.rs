@@ -51,13 +51,15 @@ pub fn notify_queue() -> Result<i64> {
     Ok(NOTIFY_QUEUE.row(&[], |row| row.must(1))?.unwrap_or(0))
 }
 
-/// Reads the control files and the names of the scripts in the extension directory. The older PgQ has had versions from
-/// 2.1 to 3.5 under our name, and brings the others with it.
+/// Reads the names of the files in the extension directory, and none of the files: pg_available_extension_versions()
+/// raises an error when a control file of anybody is malformed. The older PgQ has had versions from 2.1 to 3.5 under our
+/// name, and brings the others with it.
 static OLDER_PGQ: Statement = Statement::new(
-    "SELECT pg_catalog.string_agg(v.name || ' ' || v.version, ', ' ORDER BY v.name, v.version)
-       FROM pg_catalog.pg_available_extension_versions() AS v
-      WHERE (v.name = 'pgq' AND (v.version LIKE '2.%' OR v.version LIKE '3.%'))
-         OR v.name = ANY (ARRAY['pgq_coop', 'pgq_ext', 'pgq_node', 'londiste'])",
+    "SELECT pg_catalog.string_agg(f.name, ', ' ORDER BY f.name COLLATE \"C\")
+       FROM pg_catalog.pg_config() AS c, pg_catalog.pg_ls_dir(c.setting || '/extension', true, false) AS f (name)
+      WHERE c.name = 'SHAREDIR'
+        AND (f.name LIKE 'pgq--2.%' OR f.name LIKE 'pgq--3.%'
+             OR f.name = ANY (ARRAY['pgq_coop.control', 'pgq_ext.control', 'pgq_node.control', 'londiste.control']))",
     &[],
 );
 

@@ -6,9 +6,11 @@
 mod tests {
     use pgrx::prelude::*;
 
+    use crate::engine::state::State;
     use crate::engine::time::Micros;
     use crate::pg::session_tests::{error_of, function, number, role, rows, run, text, value};
     use crate::pg::{clock, user};
+    use crate::store::finish::{self, Return};
     use crate::store::row::Job;
     use crate::store::{claim, counts, history, key, promote, registry, server};
 
@@ -60,6 +62,19 @@ mod tests {
         assert_eq!(promote::give_back(job.id, now()).expect("readable"), None);
         let back = format!("SELECT state, attempt, failures, key FROM pgq.job WHERE id = {}", job.id);
         assert_eq!(rows(&back), ["(ready,1,0,k)"]);
+    }
+
+    #[pg_test]
+    fn of_jobs_of_one_key_that_come_back_together_one_keeps_it() {
+        // A claim that rolled back leaves two of a key.
+        run("INSERT INTO pgq.job (queue, args, execute_at, state, key)
+             SELECT 'st_together', '1', clock_timestamp(), 'ready', 'k' FROM generate_series(1, 2)");
+        let jobs = claim::take("st_together", None, 2, &[]).expect("readable");
+        let how = Return { state: State::Ready, execute_at: now(), attempt: 1, failures: 1, error: None };
+        let back: Vec<(&Job, Return)> = jobs.iter().map(|job| (job, how)).collect();
+        finish::put_back_all(&back).expect("written");
+        let keys = "SELECT key FROM pgq.job WHERE queue = 'st_together' ORDER BY id";
+        assert_eq!(rows(keys), ["(k)", "()"]);
     }
 
     #[pg_test]
