@@ -86,3 +86,28 @@ fn a_session_with_the_library_of_before_goes_on_and_what_it_registers_is_held() 
     run(&mut old, "SELECT pgq.put('later')");
     wait_until(PATIENCE, "its job", || count(&mut new, "pgq.job") == 0);
 }
+
+/// Until the processes of the old library have left, both serve: neither takes what the other runs for abandoned.
+#[test]
+fn workers_of_the_library_of_before_are_not_taken_for_dead() {
+    let installation = released();
+    let server = Server::builder().of(&installation).start();
+    let mut old = shop(&server);
+    run(
+        &mut old,
+        "CREATE TABLE began (id bigint);
+        CREATE PROCEDURE slow(id bigint, args jsonb) LANGUAGE plpgsql AS $$
+            BEGIN INSERT INTO began VALUES (id); COMMIT; PERFORM pg_sleep(4); INSERT INTO ledger VALUES (id); END $$;
+        SELECT pgq.register('slow', 'slow')",
+    );
+    run(&mut old, "SELECT pgq.put('slow')");
+    wait_until(PATIENCE, "the procedure to begin", || count(&mut old, "began") == 1);
+    installation.replace_library(&library());
+    let mut new = server.connect("shop");
+    runs(&mut new);
+    run(&mut new, "ALTER EXTENSION pgq UPDATE");
+    runs(&mut new);
+    assert_eq!(count(&mut new, "ledger"), 2, "the procedure ended too early to show anything");
+    wait_until(PATIENCE, "the procedure to end", || count(&mut new, "pgq.job") == 0);
+    assert_eq!((count(&mut new, "ledger"), count(&mut new, "began")), (3, 1));
+}
