@@ -114,6 +114,10 @@ fn each_change_parks_its_own_handler_with_its_reason_until_it_is_mended() {
     for (n, (change, reason, besides)) in CHANGES.iter().enumerate() {
         all.extend(put(&mut client, "app", 20));
         drained(&mut client, "app");
+        // One that was asked for before the change, and comes after it, would be in vain.
+        wait_until(NEXT_LOOK, "executors to be there", || {
+            count(&mut client, "pgq.executors() WHERE state = 'starting'") == 0
+        });
         run(&mut client, change);
         let ids = put(&mut client, "app", 20);
         let fix = is_parked(&mut client, ids[0], reason);

@@ -118,9 +118,11 @@ GRANT pg_write_all_data TO low
 --- low
 CREATE FUNCTION low.f(args jsonb) RETURNS void LANGUAGE sql AS $$ SELECT low.strike('row') $$;
 CREATE PROCEDURE low.p(args jsonb) LANGUAGE plpgsql AS $$ BEGIN COMMIT; PERFORM low.strike('row'); END $$;
-INSERT INTO pgq.handler (queue, function, shape, is_procedure, run_as, run_as_oid) VALUES
-    ('own', 'low.f(jsonb)', 'args', false, 'postgres', 10), ('next', 'low.p(jsonb)', 'args', true, 'postgres', 10),
-    ('last', 'low.f(jsonb)', 'nothing', true, 'postgres', 10)
+INSERT INTO pgq.handler (id, queue, function, shape, is_procedure, run_as, run_as_oid, registered_at) VALUES
+    (-1, 'own', 'low.f(jsonb)', 'args', false, 'postgres', 10, '2020-01-01'),
+    (-2, 'next', 'low.p(jsonb)', 'args', true, 'postgres', 10, '2020-01-01'),
+    (-3, 'last', 'low.f(jsonb)', 'nothing', true, 'postgres', 10, '2020-01-01');
+INSERT INTO pgq.armed_handler SELECT -n, '2020-01-01', d.oid FROM pg_database AS d, generate_series(1, 3) AS n WHERE d.datname = 'bank'
 --- job own parked
 --- job next parked
 --- job last parked

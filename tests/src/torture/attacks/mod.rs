@@ -71,6 +71,8 @@ const STATE: &str = "
     UNION ALL SELECT 'setting ' || s::text FROM pgq.queue_setting AS s WHERE s.queue = 'vault'
     UNION ALL SELECT 'grant ' || g::text FROM pgq.queue_grant AS g
     UNION ALL SELECT 'handler ' || h::text FROM pgq.handler AS h WHERE h.queue IN ('vault', 'peer')
+    UNION ALL SELECT 'armed ' || a::text FROM pgq.armed_handler AS a JOIN pgq.handler AS h ON h.id = a.handler
+      WHERE h.queue IN ('vault', 'peer')
     UNION ALL SELECT 'function ' || p::text FROM pg_proc AS p
       WHERE p.pronamespace::regnamespace::text IN ('pgq', 'boss', 'peer')
     UNION ALL SELECT concat_ws(' ', 'relation', c.oid, c.relname, c.relowner, c.relkind, c.relhastriggers, c.relhasrules,
@@ -110,7 +112,11 @@ impl Bank {
     fn prepare(&mut self) {
         // Committed before the attacker's workers are ended: others would come at once and take the jobs again, which
         // the DELETE would wait for.
-        crate::run(&mut self.boss, "DELETE FROM pgq.handler WHERE queue NOT IN ('vault', 'peer')");
+        crate::run(
+            &mut self.boss,
+            "DELETE FROM pgq.handler WHERE queue NOT IN ('vault', 'peer');
+            DELETE FROM pgq.armed_handler AS a WHERE NOT EXISTS (SELECT FROM pgq.handler AS h WHERE h.id = a.handler)",
+        );
         crate::run(&mut self.boss, ATTACKER);
     }
 
