@@ -74,6 +74,7 @@ catalogue() {
         [[ ! -f $name ]] || printf 'isolation\tisolation\t%s\n' "$(basename "$name" .spec)"
     done
     rust_tests readme "$ROOT/tests/readme.rs"
+    sed -n '/^@case$/ { n; s/^def \([a-z_]*\)(.*/cron\tcron\t\1/p }' "$ROOT/tests/cron/compare.py"
     "$ROOT/tests/packaging/check" --list | sed 's/^/packaging\tpackaging\t/'
     for name in $(server_binaries); do
         mapfile -t files < <(rust_files "$ROOT/tests/$name.rs" "$ROOT/tests/$name")

@@ -46,6 +46,7 @@ const ALL_IS_WELL: &[(&str, &str)] = &[
     ("restored copy", "no handler is held"),
     ("handlers resolvable", "each has its function"),
     ("parked handlers", "none"),
+    ("schedules", "all that are active run"),
     ("paused queues", "none"),
     ("dead letters", "none"),
     ("oldest ready job", "no job is ready"),

@@ -1,4 +1,4 @@
-//! The unit tests of src/engine, run without a server: the engine is std only, so it compiles here
+//! The unit tests of src/engine, run without a server: the engine knows no PostgreSQL, so it compiles here
 //! as it is.
 
 // What the extension uses of the engine is not used here.

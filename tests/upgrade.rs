@@ -191,6 +191,7 @@ fn a_database_that_is_not_upgraded_yet_is_served_and_says_so() {
     for (n, version) in earlier().iter().enumerate() {
         let database = format!("old{n}");
         let mut client = create(&server, &database, version);
+        run(&mut client, "ALTER ROLE guest LOGIN");
         use_all_of_it(&server, &mut client, &database);
         let row = "pgq.doctor() WHERE check_name = 'version'";
         let (detail, fix): (String, String) = (

@@ -113,6 +113,41 @@ COMMENT ON COLUMN pgq.armed_handler.database IS 'Oid of the database in which it
 COMMENT ON CONSTRAINT armed_handler_pkey ON pgq.armed_handler IS 'One row for each handler.';
 COMMENT ON INDEX pgq.armed_handler_pkey IS 'Serves register, unregister and arm, and every look at handlers.';
 
+-- Schedules.
+COMMENT ON TABLE pgq.schedule IS 'Schedules: what puts jobs by the clock. A run is put and the next one stored in one transaction. Use the functions, not DML.';
+COMMENT ON COLUMN pgq.schedule.name IS 'Name of the schedule in this database.';
+COMMENT ON COLUMN pgq.schedule.queue IS 'Queue into which its jobs are put.';
+COMMENT ON COLUMN pgq.schedule.task IS 'Task of its jobs; NULL: none.';
+COMMENT ON COLUMN pgq.schedule.args IS 'What each of its jobs gets.';
+COMMENT ON COLUMN pgq.schedule.priority IS 'Priority of its jobs.';
+COMMENT ON COLUMN pgq.schedule.cron IS 'Cron pattern of its nominal times; NULL: every says them.';
+COMMENT ON COLUMN pgq.schedule.every IS 'Time between two nominal times, counted from starts_at, else from scheduled_at; NULL: cron says them.';
+COMMENT ON COLUMN pgq.schedule.timezone IS 'Time zone whose wall clock is meant. A time that the clock skips is the moment right after the gap; one that it repeats counts once.';
+COMMENT ON COLUMN pgq.schedule.overlap IS 'What becomes of a run while the job of the run before is live. skip: it is skipped. queue: it waits until that job has ended. allow: it is put beside it.';
+COMMENT ON COLUMN pgq.schedule.catchup IS 'What becomes of runs that nobody was there to put. none: they are skipped, but for one that is at most a minute late. last: they become one run. all: each is put.';
+COMMENT ON COLUMN pgq.schedule.active IS 'False: paused, or stopped because its time zone is not known any more.';
+COMMENT ON COLUMN pgq.schedule.starts_at IS 'No run before this moment; every counts from it. NULL: from now on.';
+COMMENT ON COLUMN pgq.schedule.ends_at IS 'No run after this moment. NULL: without end.';
+COMMENT ON COLUMN pgq.schedule.scheduled_at IS 'When it was made, or made anew.';
+COMMENT ON COLUMN pgq.schedule.next_run IS 'Nominal time of the next run; NULL: there is none any more.';
+COMMENT ON COLUMN pgq.schedule.last_run IS 'Nominal time of the last run, or when run_schedule put its job.';
+COMMENT ON COLUMN pgq.schedule.last_job IS 'Id of the job of the last run.';
+COMMENT ON COLUMN pgq.schedule.skipped_at IS 'Nominal time of the last run that was skipped.';
+COMMENT ON COLUMN pgq.schedule.skipped IS 'Why it was skipped.';
+COMMENT ON CONSTRAINT schedule_pkey ON pgq.schedule IS 'One schedule for each name.';
+COMMENT ON CONSTRAINT schedule_rhythm_check ON pgq.schedule IS 'Either a pattern or an interval.';
+COMMENT ON CONSTRAINT schedule_overlap_check ON pgq.schedule IS 'The words of overlap.';
+COMMENT ON CONSTRAINT schedule_catchup_check ON pgq.schedule IS 'The words of catchup.';
+COMMENT ON INDEX pgq.schedule_pkey IS 'Serves every statement about one schedule.';
+COMMENT ON INDEX pgq.schedule_due_idx IS 'Serves the scheduler: schedules that are due, earliest first.';
+
+COMMENT ON TABLE pgq.armed_schedule IS 'Schedules that may run: made in this database, or armed in it. Not dumped, so that the schedules of a restored copy are held until pgq.arm. Written by schedule, unschedule and arm.';
+COMMENT ON COLUMN pgq.armed_schedule.schedule IS 'Name of the schedule.';
+COMMENT ON COLUMN pgq.armed_schedule.scheduled_at IS 'When it was made: a later one is another schedule.';
+COMMENT ON COLUMN pgq.armed_schedule.database IS 'Oid of the database in which it may run. One that was made from a template has another.';
+COMMENT ON CONSTRAINT armed_schedule_pkey ON pgq.armed_schedule IS 'One row for each schedule.';
+COMMENT ON INDEX pgq.armed_schedule_pkey IS 'Serves schedule, unschedule and arm, and the scheduler''s look for schedules that are due.';
+
 -- Functions: what it does; what it returns; an example.
 COMMENT ON FUNCTION pgq.put(text, jsonb, integer, timestamptz, interval, text, text, text, integer) IS
 $$Puts one job into a queue, due at execute_at, after delay, or now. With a key, and a job of that key ready or scheduled: on_conflict keep leaves it, replace gives it the new task, args, priority, time and max_attempts, error raises 23505.
@@ -180,9 +215,40 @@ Returns the number of queues that changed.
 Example: SELECT pgq.resume('mail');$$;
 
 COMMENT ON FUNCTION pgq.arm() IS
-$$Lets the handlers of a copy run: of a database that was restored from a dump or made from a template. Roles are taken by their names, where the caller may act as them.
-Returns false when no handler was held.
+$$Lets the handlers and schedules of a copy run: of a database that was restored from a dump or made from a template. Roles are taken by their names, where the caller may act as them.
+Returns false when nothing was held.
 Example: SELECT pgq.arm();$$;
+
+COMMENT ON FUNCTION pgq.schedule(text, text, text, interval, jsonb, text, integer, text, text, text, boolean, timestamptz, timestamptz) IS
+$$Puts a job into a queue again and again: by a cron pattern (minute, hour, day of month, month, day of week; six fields begin with the second; L, W, # and words as @daily are understood), or every so often. What was scheduled under the name is replaced. timezone is the session's if not given.
+overlap: skip, queue or allow, for a run while the job of the run before is live. catchup: none, last or all, for runs that nobody was there to put.
+Returns the next run; NULL when there is none, or it is not active.
+Example: SELECT pgq.schedule('nightly', 'report', cron => '30 3 * * *', timezone => 'Europe/Berlin');$$;
+
+COMMENT ON FUNCTION pgq.unschedule(text) IS
+$$Removes a schedule. Jobs that it has put stay.
+Returns false when there was none.
+Example: SELECT pgq.unschedule('nightly');$$;
+
+COMMENT ON FUNCTION pgq.pause_schedule(text) IS
+$$Pauses a schedule: no runs until resume_schedule.
+Returns false when there is none, or it was paused.
+Example: SELECT pgq.pause_schedule('nightly');$$;
+
+COMMENT ON FUNCTION pgq.resume_schedule(text) IS
+$$Lets a paused schedule go on. Runs that fell into the pause are not made up.
+Returns the next run; NULL when there is no such schedule, or no run any more.
+Example: SELECT pgq.resume_schedule('nightly');$$;
+
+COMMENT ON FUNCTION pgq.run_schedule(text) IS
+$$Puts a job as the schedule would, now, whether it is paused or not. Its next run stays as it is.
+Returns the job's id; NULL when there is no such schedule.
+Example: SELECT pgq.run_schedule('nightly');$$;
+
+COMMENT ON FUNCTION pgq.next_runs(text, integer, text, timestamptz) IS
+$$Tells when a cron pattern runs next: n times after a moment (now if not given), in a time zone (the session's if not given).
+Returns the moments.
+Example: SELECT * FROM pgq.next_runs('0 8 * * mon-fri', timezone => 'Europe/Berlin');$$;
 
 COMMENT ON FUNCTION pgq.cancel(bigint, boolean) IS
 $$Cancels a job; it is kept as cancelled. Never waits: a job that is running is left alone, unless force, which interrupts it if it is running here.
@@ -306,3 +372,23 @@ COMMENT ON COLUMN pgq.queues.max_backoff IS 'Longest wait between two attempts; 
 COMMENT ON COLUMN pgq.queues.keep_done IS 'How long done jobs are kept; NULL: the setting pgq.keep_done.';
 COMMENT ON COLUMN pgq.queues.keep_dead IS 'How long dead and cancelled jobs are kept; NULL: the setting pgq.keep_dead.';
 COMMENT ON COLUMN pgq.queues.notify IS 'Is NOTIFY sent when jobs become ready? NULL: yes, unless the queue has a handler.';
+
+COMMENT ON VIEW pgq.schedules IS 'Schedules of the queues that the caller may monitor, without their args.';
+COMMENT ON COLUMN pgq.schedules.name IS 'Name of the schedule.';
+COMMENT ON COLUMN pgq.schedules.queue IS 'Queue into which its jobs are put.';
+COMMENT ON COLUMN pgq.schedules.task IS 'Task of its jobs; NULL: none.';
+COMMENT ON COLUMN pgq.schedules.priority IS 'Priority of its jobs.';
+COMMENT ON COLUMN pgq.schedules.cron IS 'Cron pattern; NULL: every says when.';
+COMMENT ON COLUMN pgq.schedules.every IS 'Time between two runs; NULL: cron says when.';
+COMMENT ON COLUMN pgq.schedules.timezone IS 'Time zone whose wall clock is meant.';
+COMMENT ON COLUMN pgq.schedules.overlap IS 'What becomes of a run while the job of the run before is live: skip, queue or allow.';
+COMMENT ON COLUMN pgq.schedules.catchup IS 'What becomes of runs that nobody was there to put: none, last or all.';
+COMMENT ON COLUMN pgq.schedules.active IS 'False: paused, or stopped for the reason in skipped.';
+COMMENT ON COLUMN pgq.schedules.held IS 'True: it came with a copy of a database and does not run until pgq.arm.';
+COMMENT ON COLUMN pgq.schedules.starts_at IS 'No run before this moment.';
+COMMENT ON COLUMN pgq.schedules.ends_at IS 'No run after this moment.';
+COMMENT ON COLUMN pgq.schedules.next_run IS 'Nominal time of the next run; NULL: there is none any more.';
+COMMENT ON COLUMN pgq.schedules.last_run IS 'Nominal time of the last run, or when run_schedule put its job.';
+COMMENT ON COLUMN pgq.schedules.last_job IS 'Id of the job of the last run.';
+COMMENT ON COLUMN pgq.schedules.skipped_at IS 'Nominal time of the last run that was skipped.';
+COMMENT ON COLUMN pgq.schedules.skipped IS 'Why it was skipped.';

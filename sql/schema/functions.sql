@@ -57,6 +57,29 @@ RETURNS bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'resume_wrapper';
 CREATE FUNCTION pgq.arm()
 RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'arm_wrapper';
 
+CREATE FUNCTION pgq.schedule(
+    name text, queue text, cron text DEFAULT NULL, every interval DEFAULT NULL, args jsonb DEFAULT '{}',
+    task text DEFAULT NULL, priority integer DEFAULT 0, timezone text DEFAULT NULL, overlap text DEFAULT 'skip',
+    catchup text DEFAULT 'none', active boolean DEFAULT true, starts_at timestamptz DEFAULT NULL,
+    ends_at timestamptz DEFAULT NULL)
+RETURNS timestamptz LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'schedule_wrapper';
+
+CREATE FUNCTION pgq.unschedule(name text)
+RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'unschedule_wrapper';
+
+CREATE FUNCTION pgq.pause_schedule(name text)
+RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'pause_schedule_wrapper';
+
+CREATE FUNCTION pgq.resume_schedule(name text)
+RETURNS timestamptz LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'resume_schedule_wrapper';
+
+CREATE FUNCTION pgq.run_schedule(name text)
+RETURNS bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'run_schedule_wrapper';
+
+CREATE FUNCTION pgq.next_runs(
+    cron text, n integer DEFAULT 5, timezone text DEFAULT NULL, after timestamptz DEFAULT NULL)
+RETURNS SETOF timestamptz LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'next_runs_wrapper';
+
 CREATE FUNCTION pgq.cancel(id bigint, force boolean DEFAULT false)
 RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'cancel_wrapper';
 

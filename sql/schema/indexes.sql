@@ -5,3 +5,4 @@ CREATE INDEX job_quarantine_idx ON pgq.job (queue, priority DESC, id) WHERE quar
 CREATE INDEX job_due_idx ON pgq.job (execute_at) WHERE state = 'scheduled' OR state = 'leased';
 CREATE INDEX job_key_idx ON pgq.job (queue, key) WHERE key IS NOT NULL;
 CREATE INDEX finished_job_queue_idx ON pgq.finished_job (queue, outcome, finished_at);
+CREATE INDEX schedule_due_idx ON pgq.schedule (next_run) WHERE active;

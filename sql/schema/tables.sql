@@ -122,6 +122,41 @@ CREATE TABLE pgq.armed_handler (
     CONSTRAINT armed_handler_pkey PRIMARY KEY (handler)
 );
 
+-- What puts jobs by the clock. Written by the functions for it, and by the scheduler.
+CREATE TABLE pgq.schedule (
+    name         text COLLATE "C" NOT NULL,
+    queue        text COLLATE "C" NOT NULL,
+    task         text COLLATE "C",
+    args         jsonb NOT NULL,
+    priority     integer NOT NULL,
+    cron         text,
+    every        interval,
+    timezone     text NOT NULL,
+    overlap      text COLLATE "C" NOT NULL,
+    catchup      text COLLATE "C" NOT NULL,
+    active       boolean NOT NULL,
+    starts_at    timestamptz,
+    ends_at      timestamptz,
+    scheduled_at timestamptz NOT NULL,
+    next_run     timestamptz,
+    last_run     timestamptz,
+    last_job     bigint,
+    skipped_at   timestamptz,
+    skipped      text,
+    CONSTRAINT schedule_pkey PRIMARY KEY (name),
+    CONSTRAINT schedule_rhythm_check CHECK ((cron IS NULL) <> (every IS NULL)),
+    CONSTRAINT schedule_overlap_check CHECK (overlap = 'skip' OR overlap = 'queue' OR overlap = 'allow'),
+    CONSTRAINT schedule_catchup_check CHECK (catchup = 'none' OR catchup = 'last' OR catchup = 'all')
+);
+
+-- As pgq.armed_handler, for schedules.
+CREATE TABLE pgq.armed_schedule (
+    schedule     text COLLATE "C" NOT NULL,
+    scheduled_at timestamptz NOT NULL,
+    database     oid NOT NULL,
+    CONSTRAINT armed_schedule_pkey PRIMARY KEY (schedule)
+);
+
 SELECT pg_catalog.pg_extension_config_dump('pgq.job', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.job_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.finished_job', '');
@@ -129,3 +164,4 @@ SELECT pg_catalog.pg_extension_config_dump('pgq.queue_setting', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.handler', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.handler_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.queue_grant', '');
+SELECT pg_catalog.pg_extension_config_dump('pgq.schedule', '');

@@ -31,3 +31,14 @@ SELECT q.queue,
         UNION SELECT f.queue FROM pgq.finished_job AS f) AS q
   LEFT JOIN pgq.queue_setting AS s ON s.queue OPERATOR(pg_catalog.=) q.queue
  WHERE pgq.may('monitor', q.queue);
+
+CREATE VIEW pgq.schedules WITH (security_barrier) AS
+SELECT s.name, s.queue, s.task, s.priority, s.cron, s.every, s.timezone, s.overlap, s.catchup, s.active,
+       NOT EXISTS (SELECT FROM pgq.armed_schedule AS a
+                     JOIN pg_catalog.pg_database AS d ON d.oid OPERATOR(pg_catalog.=) a.database
+                    WHERE a.schedule OPERATOR(pg_catalog.=) s.name
+                      AND a.scheduled_at OPERATOR(pg_catalog.=) s.scheduled_at
+                      AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()) AS held,
+       s.starts_at, s.ends_at, s.next_run, s.last_run, s.last_job, s.skipped_at, s.skipped
+  FROM pgq.schedule AS s
+ WHERE pgq.may('monitor', s.queue);

@@ -15,6 +15,13 @@ pub fn queue(name: Option<&str>) -> Result<&str> {
     Ok(name)
 }
 
+/// A schedule's name.
+pub fn schedule(name: Option<&str>) -> Result<&str> {
+    let name = given("name", name)?;
+    valid("schedule", name)?;
+    Ok(name)
+}
+
 /// A task's name, if any.
 pub fn task(name: Option<&str>) -> Result<Option<&str>> {
     name.map_or(Ok(()), |n| valid("task", n))?;

@@ -15,7 +15,7 @@ use crate::pg::shmem::{self, slot_state, Shared};
 use crate::pg::text::Text;
 use crate::pg::{bgworker, clock, database, tamper, version, xact};
 use crate::settings;
-use crate::store::{counts, horizon, parking, registry, server};
+use crate::store::{counts, horizon, parking, registry, schedule, server};
 
 /// Whose transaction is open for so many seconds is worth a look: claims become slower by the minute.
 const OLD_SNAPSHOT: i32 = 300;
@@ -86,6 +86,7 @@ fn doctor() -> std::result::Result<
     if version::unserved()?.is_none() {
         rows.extend(tables()?);
         rows.extend(handlers(&held)?);
+        rows.extend(schedules(&held)?);
         rows.extend(paused(&held)?);
         rows.extend(queues(&held)?);
     }
@@ -238,6 +239,23 @@ fn handlers(held: &Rights) -> Result<Vec<Row>> {
         row("parked handlers", false, detail, &p.fix)
     }));
     Ok(rows)
+}
+
+/// Schedules that do not run although nobody paused them.
+fn schedules(held: &Rights) -> Result<Vec<Row>> {
+    let mut troubles = schedule::troubles()?;
+    troubles.retain(|(_, queue, _)| held.allow(&[Access::Monitor], Some(queue)));
+    if troubles.is_empty() {
+        return Ok(vec![row("schedules", true, "all that are active run", "")]);
+    }
+    let told = |(name, _, why): (String, String, Option<String>)| match why {
+        Some(why) => {
+            let fix = format!("-- Schedule \"{name}\" again with another time zone: pgq.schedule('{name}', ...).");
+            row("schedules", false, format!("\"{name}\" has stopped: {why}"), &fix)
+        }
+        None => row("schedules", false, format!("\"{name}\" is held: it came with a copy"), "SELECT pgq.arm();"),
+    };
+    Ok(troubles.into_iter().map(told).collect())
 }
 
 /// Jobs that are dead, and ready jobs that nobody takes.

@@ -23,6 +23,7 @@ mod tests {
                 "(\"paused queues\")",
                 "(preloaded)",
                 "(\"restored copy\")",
+                "(schedules)",
                 "(\"tables untouched\")",
                 "(version)",
                 "(\"worker slots\")",

@@ -9,6 +9,7 @@ mod put;
 mod rights;
 mod run;
 mod runner;
+mod schedule;
 mod stats;
 mod wait;
 

@@ -76,16 +76,28 @@ fn put(
         max_attempts: check::at_least_one("max_attempts", max_attempts)?,
     };
     let id = store(&job, conflict)?;
-    let (hash, is_ready) = (names::hash(queue), state == State::Ready);
+    announce(&job, id)?;
+    if settings::eager() && state == State::Ready {
+        run::eager(id)?;
+    }
+    Ok(id)
+}
+
+/// Whoever runs it hears of a job when it is committed.
+fn announce(job: &NewJob, id: i64) -> Result<()> {
+    let (hash, is_ready) = (names::hash(&job.queue), job.state == State::Ready.word());
     if is_ready {
         at_commit::touch_one(hash, id);
     } else {
         at_commit::touch_from(hash, id);
     }
-    tell(queue, is_ready)?;
-    if settings::eager() && state == State::Ready {
-        run::eager(id)?;
-    }
+    tell(&job.queue, is_ready)
+}
+
+/// Puts one job without a key, for which the caller has checked everything; its id.
+pub(super) fn one(job: &NewJob) -> Result<i64> {
+    let id = store(job, OnConflict::Keep)?;
+    announce(job, id)?;
     Ok(id)
 }
 
@@ -100,7 +112,7 @@ fn checked_key(key: Option<&str>) -> Result<Option<&str>> {
 }
 
 /// NULL args are JSON null; args too large are an error.
-fn sized(args: Option<Flat>) -> Result<Flat> {
+pub(super) fn sized(args: Option<Flat>) -> Result<Flat> {
     let args = match args {
         Some(args) => args,
         None => Flat::jsonb("null").ok_or_else(|| Error::Internal("null is no JSON".into()))?,

@@ -106,6 +106,7 @@ const ANY: &[Object] = &[
     Object::Type("job"),
     Object::Function("current_job"),
     Object::Function("may"),
+    Object::Function("next_runs"),
     Object::Function("start"),
     Object::Function("stats"),
     Object::Function("version"),
@@ -129,6 +130,7 @@ const MONITOR: &[Object] = &[
     Object::Function("executors"),
     Object::View("queues"),
     Object::View("running"),
+    Object::View("schedules"),
     Object::View("workers"),
 ];
 
@@ -143,6 +145,11 @@ const ADMIN: &[Object] = &[
     Object::Function("retry"),
     Object::Function("redrive"),
     Object::Function("purge"),
+    Object::Function("schedule"),
+    Object::Function("unschedule"),
+    Object::Function("pause_schedule"),
+    Object::Function("resume_schedule"),
+    Object::Function("run_schedule"),
     Object::Function("run"),
     Object::Function("grant_usage"),
     Object::Function("revoke_usage"),

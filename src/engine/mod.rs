@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod backoff;
+pub mod cron;
 pub mod deaths;
 pub mod deltas;
 pub mod journal;
@@ -13,7 +14,9 @@ pub mod options;
 pub mod pace;
 pub mod parking;
 pub mod plan;
+pub mod schedule;
 pub mod sets;
 pub mod snapshot;
 pub mod state;
 pub mod time;
+pub mod zone;

@@ -43,6 +43,7 @@ pub mod trust;
 pub mod user;
 pub mod version;
 pub mod xact;
+pub mod zone;
 
 #[cfg(any(test, feature = "pg_test"))]
 mod guards_tests;

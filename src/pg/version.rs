@@ -15,10 +15,12 @@ use crate::error::{Error, Result};
 pub const LIBRARY: &str = env!("CARGO_PKG_VERSION");
 
 /// What there is in the tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Schema {
     /// 0.1.0: without pgq.armed_handler and pgq.arm. Every handler may run.
     First,
+    /// 0.2.0: without schedules.
+    Second,
     /// What this library installs.
     Own,
 }
@@ -38,6 +40,7 @@ fn known(version: &str) -> Option<Schema> {
     match version {
         LIBRARY => Some(Schema::Own),
         "0.1.0" => Some(Schema::First),
+        "0.2.0" => Some(Schema::Second),
         _ => None,
     }
 }

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::pg::database;
 use crate::pg::spi::{Arg, Statement, Type};
 use crate::pg::version::{self, Schema};
+use crate::store::schedule;
 
 /// Index: handler_pkey, armed_handler_pkey; locks the handler's row there.
 static ARM_ONE: Statement = Statement::new(
@@ -45,7 +46,7 @@ static ARM_ALL: Statement = Statement::new(
 
 /// A handler was registered here.
 pub fn arm_one(handler: i32) -> Result<()> {
-    if version::schema()? == Schema::Own {
+    if version::schema()? > Schema::First {
         ARM_ONE.run(&[Arg::Int(handler), Arg::Oid(database::current())])?;
     }
     Ok(())
@@ -53,14 +54,15 @@ pub fn arm_one(handler: i32) -> Result<()> {
 
 /// A handler is no more.
 pub fn forget(handler: i32) -> Result<()> {
-    if version::schema()? == Schema::Own {
+    if version::schema()? > Schema::First {
         FORGET.run(&[Arg::Int(handler)])?;
     }
     Ok(())
 }
 
-/// All handlers may run here. Their roles are looked up where `caller` may act as them. Was one held?
+/// All handlers and schedules may run here. Their roles are looked up where `caller` may act as them. Was one held?
 pub fn arm_all(caller: u32) -> Result<bool> {
     FIND_ROLES.run(&[Arg::Oid(caller)])?;
-    Ok(ARM_ALL.run(&[Arg::Oid(database::current())])? > 0)
+    let handlers = ARM_ALL.run(&[Arg::Oid(database::current())])? > 0;
+    Ok(schedule::arm_all()? || handlers)
 }

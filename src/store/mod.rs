@@ -23,6 +23,7 @@ pub mod ready;
 pub mod registry;
 pub mod rights;
 pub mod row;
+pub mod schedule;
 pub mod server;
 
 #[cfg(any(test, feature = "pg_test"))]

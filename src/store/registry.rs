@@ -72,8 +72,8 @@ pub fn find(queue: &str, task: Option<&str>) -> Result<Option<Handler>> {
 /// The statement for the tables as they are here.
 fn of_schema(own: &'static Statement, first: &'static Statement) -> Result<&'static Statement> {
     Ok(match version::schema()? {
-        Schema::Own => own,
         Schema::First => first,
+        Schema::Second | Schema::Own => own,
     })
 }
 

@@ -109,8 +109,20 @@ pub fn take(role: u32, access: Access, queue: Option<&str>) -> Result<bool> {
     Ok(taken)
 }
 
+/// The first of our schemas that has it.
+fn since(object: Object) -> Schema {
+    match object {
+        Object::Function("arm") => Schema::Second,
+        Object::View("schedules")
+        | Object::Function(
+            "schedule" | "unschedule" | "pause_schedule" | "resume_schedule" | "run_schedule" | "next_runs",
+        ) => Schema::Own,
+        _ => Schema::First,
+    }
+}
+
 fn change(give: bool, role: u32, object: Object) -> Result<()> {
-    if object == Object::Function("arm") && version::schema()? == Schema::First {
+    if version::schema()? < since(object) {
         return Ok(());
     }
     let (kind, name) = match object {

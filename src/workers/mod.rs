@@ -12,5 +12,7 @@ pub mod parking;
 pub mod procedure;
 mod quarantine;
 pub mod scheduler;
+mod schedules;
 pub mod sets;
+mod staffing;
 mod wear;

@@ -13,21 +13,20 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use super::count::Counting;
 use super::deaths::Watch;
-use super::journal;
 use super::missed::Missed;
 use super::parking::Parking;
 use super::quarantine::{self, Dead};
-use crate::engine::plan::{self, Demand, Pool};
+use super::schedules::{self, Fired};
 use crate::engine::time::{Micros, Span};
 use crate::outcome;
 use crate::pg::latch::Signal;
-use crate::pg::shmem::{served, slot_state, Database, Executor, Shared};
+use crate::pg::shmem::{served, Database, Shared};
 use crate::pg::xact::Caught;
 use crate::pg::{activity, bgworker, clock, database, extension, guc, hooks, latch, log, shmem, signals, xact};
 use crate::settings;
 use crate::store::intruders::{self, Wanted};
 use crate::store::row::Handler;
-use crate::store::{self, counts, history, promote, registry};
+use crate::store::{self, counts, history, promote, registry, schedule};
 
 /// The most rows one statement promotes, ends or prunes.
 const PORTION: i64 = 1_000;
@@ -48,18 +47,18 @@ thread_local! {
     static MINE: Cell<Option<&'static Database>> = const { Cell::new(None) };
 }
 
-struct Scheduler {
-    shared: &'static Shared,
-    entry: &'static Database,
-    oid: u32,
+pub(super) struct Scheduler {
+    pub(super) shared: &'static Shared,
+    pub(super) entry: &'static Database,
+    pub(super) oid: u32,
     extension: u32,
     idle_since: Micros,
     pruned: Option<Micros>,
     room_checked: Option<Micros>,
     had_prepared: bool,
-    watch: Watch,
+    pub(super) watch: Watch,
     complaint: Option<String>,
-    parking: Parking,
+    pub(super) parking: Parking,
     missed: Missed,
     counting: Counting,
 }
@@ -68,6 +67,8 @@ struct Scheduler {
 struct Seen {
     handlers: Vec<Handler>,
     next_due: Option<Micros>,
+    /// When the next schedule is due.
+    next_run: Option<Micros>,
     more: bool,
 }
 
@@ -107,11 +108,6 @@ pub fn run(argument: i32) {
     bgworker::exit(0);
 }
 
-/// Does a job run there?
-fn has_job(slot: &Executor) -> bool {
-    slot.state.load(SeqCst) == slot_state::BUSY && slot.job.load(SeqCst) != 0
-}
-
 fn leave() {
     if let (Some(shared), Some(entry)) = (shmem::shared(), MINE.get()) {
         if entry.scheduler.pid.load(SeqCst) == latch::my_pid() {
@@ -143,7 +139,7 @@ impl Scheduler {
             if !self.room(now) {
                 return;
             }
-            let seen = match self.look(now) {
+            let mut seen = match self.look(now) {
                 Ok(Some(seen)) => {
                     self.entry.served.store(served::LOOKED, SeqCst);
                     self.complaint = None;
@@ -151,17 +147,18 @@ impl Scheduler {
                 }
                 Ok(None) => return,
                 Err(error) if error.sqlstate == xact::TAMPERED => {
-                    Seen { handlers: Vec::new(), next_due: self.parking.alarm(now), more: false }
+                    Seen { handlers: Vec::new(), next_due: self.parking.alarm(now), next_run: None, more: false }
                 }
                 Err(error) => {
                     self.complain(format!("a look at the queues failed: {} {}", error.sqlstate, error.message));
-                    Seen { handlers: Vec::new(), next_due: Some(now.after(ROOM_EVERY)), more: false }
+                    Seen { handlers: Vec::new(), next_due: Some(now.after(ROOM_EVERY)), next_run: None, more: false }
                 }
             };
             if let Err(error) = self.parking.record(self.extension) {
                 self.complain(format!("a handler could not be parked: {} {}", error.sqlstate, error.message));
             }
             self.staff(&seen.handlers, now);
+            self.fire(&mut seen, now);
             if let Err(error) = self.counting.look(&self.entry.numbers, self.extension, now) {
                 self.complain(format!("the jobs could not be counted: {} {}", error.sqlstate, error.message));
             }
@@ -171,6 +168,27 @@ impl Scheduler {
             }
             self.rest(&seen, now);
         }
+    }
+
+    /// Puts what schedules have due; then the next look is at once, or not before the jobs that runs wait for may have ended.
+    fn fire(&mut self, seen: &mut Seen, now: Micros) {
+        let Some(due) = seen.next_run else { return };
+        if due > now {
+            seen.next_due = Some(seen.next_due.map_or(due, |at| at.min(due)));
+            return;
+        }
+        let back = match schedules::fire(self.extension, now) {
+            Ok(Fired::Some) => {
+                seen.more = true;
+                return;
+            }
+            Ok(Fired::NotBefore(back)) => back,
+            Err(error) => {
+                self.complain(format!("schedules could not be run: {} {}", error.sqlstate, error.message));
+                now.after(ROOM_EVERY)
+            }
+        };
+        seen.next_due = Some(seen.next_due.map_or(back, |at| at.min(back)));
     }
 
     /// One line per change of state, never a storm.
@@ -309,7 +327,7 @@ impl Scheduler {
             log::line("the extension was dropped from this database");
             // It may have been created again at once, and the put that woke us may be in the new one: look again.
             self.extension = 0;
-            return Ok(Some(Seen { handlers: Vec::new(), next_due: None, more: true }));
+            return Ok(Some(Seen { handlers: Vec::new(), next_due: None, next_run: None, more: true }));
         }
         quarantine::release(shared, &dead);
         Ok(seen)
@@ -324,7 +342,7 @@ impl Scheduler {
         for pid in &wanted.intruders {
             latch::signal(*pid, Signal::Cancel);
         }
-        Seen { handlers: Vec::new(), next_due: Some(now.after(DROP_PAUSE)), more: false }
+        Seen { handlers: Vec::new(), next_due: Some(now.after(DROP_PAUSE)), next_run: None, more: false }
     }
 
     /// The extension is not here. But whoever called since we looked put into one that is.
@@ -369,7 +387,7 @@ impl Scheduler {
         self.missed.look(now)?;
         let (handlers, again) = self.parking.admit(registry::handlers(0, BOUND)?, self.shared, self.oid);
         let next_due = [promote::next_due()?, again].into_iter().flatten().min();
-        Ok(Seen { handlers, next_due, more })
+        Ok(Seen { handlers, next_due, next_run: schedule::next_due()?, more })
     }
 
     /// COMMIT PREPARED tells nobody: while this database has prepared transactions, and once after, every queue
@@ -396,103 +414,5 @@ impl Scheduler {
             counts::notify(&told)?;
         }
         Ok(())
-    }
-
-    /// Wakes and starts executors for what was found.
-    fn staff(&mut self, handlers: &[Handler], now: Micros) {
-        let workers = settings::max_workers();
-        self.watch.look(self.shared, now);
-        let demands: Vec<Demand> = handlers
-            .iter()
-            .map(|h| {
-                let running = self
-                    .shared
-                    .executors_of(self.oid)
-                    .filter(|(_, e)| e.handler.load(SeqCst) == h.id && has_job(e))
-                    .count();
-                let ready = usize::try_from(h.ready).unwrap_or(0);
-                let limit = plan::handler_limit(h.concurrency, workers);
-                Demand { role: h.role, ready, running, limit, held: self.watch.holds(h.role, now) }
-            })
-            .collect();
-        let orders = plan::orders(&demands, &self.pools(), self.shared.room(workers));
-        let starving = orders.iter().find(|o| o.starving).map_or(0, |o| o.role);
-        self.entry.starving.store(starving, SeqCst);
-        for order in orders {
-            self.wake_idle(order.role, order.wake);
-            for _ in 0..order.start {
-                self.start(order.role, workers, now);
-            }
-            if order.starving {
-                self.ask_for_room(order.role);
-            }
-        }
-    }
-
-    fn pools(&self) -> Vec<Pool> {
-        let mut pools: Vec<Pool> = Vec::new();
-        for (_, slot) in self.shared.executors_of(self.oid) {
-            let role = slot.role.load(SeqCst);
-            let idle = usize::from(!has_job(slot));
-            match pools.iter_mut().find(|p| p.role == role) {
-                Some(pool) => {
-                    pool.idle += idle;
-                    pool.all += 1;
-                }
-                None => pools.push(Pool { role, idle, all: 1 }),
-            }
-        }
-        pools
-    }
-
-    /// One that works for a handler but has no job is asked too: its claim may have come just before what we saw was
-    /// committed, and then it would lie down.
-    fn wake_idle(&self, role: u32, count: usize) {
-        let may_look = |e: &Executor| e.state.load(SeqCst) != slot_state::STARTING && !has_job(e);
-        self.shared
-            .executors_of(self.oid)
-            .filter(|(_, e)| e.role.load(SeqCst) == role && may_look(e))
-            .take(count)
-            .for_each(|(_, e)| e.wake());
-    }
-
-    fn start(&mut self, role: u32, workers: usize, now: Micros) {
-        // A slot whose record nobody has read yet is not written over.
-        let journal = journal::attached(self.shared);
-        let usable = |n: usize| journal.is_none_or(|j| j.slot(n).is_clear());
-        let reserved = self.shared.reserve((self.oid, role), workers, now.0, usable);
-        let Some((number, generation)) = reserved else { return };
-        let slot = i32::try_from(number).unwrap_or(0);
-        let tag = i32::try_from(generation % (1 << 22)).unwrap_or(0);
-        let started = bgworker::start(&bgworker::Worker {
-            main: "pgq_executor_main",
-            kind: "pgq executor",
-            name: "pgq executor",
-            argument: slot | (tag << 8),
-            restarts: false,
-            notify: latch::my_pid(),
-        });
-        if started {
-            self.parking.started(number, generation, role);
-            self.watch.started(number, generation, role);
-        } else {
-            self.shared.free(number, generation);
-        }
-        if self.shared.shortage.asked(started, now.0) {
-            log::warning("no free worker slot for an executor: raise max_worker_processes");
-        }
-    }
-
-    /// A role without an executor and no room: an idle executor of somebody else leaves; where all are busy, one
-    /// leaves after its turn (executor::gives_way).
-    fn ask_for_room(&self, role: u32) {
-        let idle = self.shared.executors.iter().find(|e| {
-            let other = e.database.load(SeqCst) != self.oid || e.role.load(SeqCst) != role;
-            other && e.state.load(SeqCst) == slot_state::IDLE && e.leave.load(SeqCst) == 0
-        });
-        if let Some(slot) = idle {
-            slot.leave.store(1, SeqCst);
-            slot.wake();
-        }
     }
 }

@@ -50,6 +50,7 @@ mod t54_roles;
 mod t57_fuzz;
 mod t59_hands;
 mod t61_canaries;
+mod t64_schedules;
 
 /// One part of the plan.
 #[derive(Debug)]
@@ -114,6 +115,7 @@ pub fn parts() -> Vec<&'static Part> {
         t57_fuzz::PARTS,
         t59_hands::PARTS,
         t61_canaries::PARTS,
+        t64_schedules::PARTS,
     ];
     let mut parts: Vec<&Part> = families.iter().flat_map(|family| family.iter()).collect();
     parts.sort_by_key(|part| part.id);

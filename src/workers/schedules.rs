@@ -1,0 +1,94 @@
+//! Puts the jobs of schedules that are due: in a transaction of its own, so that a schedule that cannot be handled stops
+//! no promotion, and each with the step of its schedule.
+
+use crate::engine::deltas::Fact;
+use crate::engine::schedule::{Due, Plan, Reason};
+use crate::engine::state::State;
+use crate::engine::time::{Micros, Span};
+use crate::pg::xact::Caught;
+use crate::pg::zone::TimeZone;
+use crate::pg::{extension, xact};
+use crate::store::insert::{self, NewJob};
+use crate::store::schedule::{self, Schedule, Step};
+use crate::store::{numbers, ready};
+
+/// The most schedules of one transaction.
+const PORTION: i64 = 100;
+/// How soon it is looked again whether the job that a run waits for has ended.
+const WAIT: Span = Span::from_millis(1_000);
+
+/// What came of it.
+pub enum Fired {
+    /// So much was done that there may be more, and jobs to run.
+    Some,
+    /// Nothing can be done before this moment.
+    NotBefore(Micros),
+}
+
+/// Puts what is due. `extension` is the oid that was found in this database.
+pub fn fire(extension: u32, now: Micros) -> Result<Fired, Caught> {
+    xact::run(|| {
+        if extension::try_lock(extension) != Some(true) {
+            return Ok(Fired::NotBefore(now.after(WAIT)));
+        }
+        let due = schedule::due(now, PORTION)?;
+        let mut moved = false;
+        for schedule in &due {
+            let step = take_step(schedule, now)?;
+            if step.next != schedule.next_run || step.stops {
+                schedule::step(&schedule.name, &step)?;
+                moved = true;
+            }
+        }
+        // Where all of a portion wait for their jobs, those behind them come when these have gone on.
+        Ok(if moved { Fired::Some } else { Fired::NotBefore(now.after(WAIT)) })
+    })
+}
+
+fn take_step(schedule: &Schedule, now: Micros) -> Result<Step, Caught> {
+    let (Some(next), Some(zone)) = (schedule.next_run, TimeZone::find(&schedule.timezone)) else {
+        let why = format!("time zone \"{}\" is not known to this server", schedule.timezone);
+        return Ok(Step { next: schedule.next_run, skipped: Some((now, why)), stops: true, ..Step::default() });
+    };
+    let rhythm = schedule.rhythm().map_err(|why| Caught::new("XX000", why))?;
+    let (overlap, catchup, is_busy) = (schedule.overlap, schedule.catchup, schedule.is_busy);
+    let due = Due { rhythm: &rhythm, next, ends: schedule.ends_at, overlap, catchup, is_busy };
+    let plan = due.plan(now, &zone);
+    let ids = put(schedule, &plan)?;
+    let run = plan.runs.last().copied().zip(ids.last().copied());
+    let skipped = plan.skipped.map(|(at, reason)| (at, words(reason)));
+    Ok(Step { next: plan.next, run, skipped, stops: false })
+}
+
+fn words(reason: Reason) -> String {
+    match reason {
+        Reason::Overlap => "the job of the run before was not finished".into(),
+        Reason::Missed => "nobody was there to put it in time".into(),
+    }
+}
+
+fn put(schedule: &Schedule, plan: &Plan) -> Result<Vec<i64>, Caught> {
+    if plan.runs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let jobs: Vec<NewJob> = plan
+        .runs
+        .iter()
+        .map(|at| NewJob {
+            queue: schedule.queue.clone(),
+            task: schedule.task.clone(),
+            args: schedule.args.clone(),
+            priority: schedule.priority,
+            execute_at: at.0,
+            state: State::Ready.word(),
+            key: None,
+            max_attempts: None,
+        })
+        .collect();
+    let ids = insert::bulk_put(&jobs)?;
+    numbers::changed_by(&schedule.queue, Fact::Live(State::Ready), ids.len());
+    if let Some(first) = ids.first() {
+        ready::returns(&schedule.queue, *first);
+    }
+    Ok(ids)
+}
