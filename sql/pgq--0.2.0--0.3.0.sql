@@ -1,6 +1,6 @@
--- 0.2.0 → 0.3.0: schedules.
+-- 0.2.0 → 0.3.0: schedules, and jobs put by changes of tables.
 --
--- New: pgq.schedule and pgq.armed_schedule, the functions for them, and the view pgq.schedules. Nothing that was there
+-- New: pgq.schedule and pgq.armed_schedule, the functions for them, the view pgq.schedules; on_change and off_change. Nothing that was there
 -- changes. Grants wait until the end, which takes milliseconds; jobs are put and run meanwhile.
 SET LOCAL search_path TO pg_catalog, pg_temp;
 
@@ -79,6 +79,17 @@ CREATE FUNCTION pgq.next_runs(
     cron text, n integer DEFAULT 5, timezone text DEFAULT NULL, after timestamptz DEFAULT NULL)
 RETURNS SETOF timestamptz LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'next_runs_wrapper';
 
+CREATE FUNCTION pgq.on_change(
+    relation regclass, queue text, events text[] DEFAULT '{insert,update,delete}', columns text[] DEFAULT NULL,
+    key text[] DEFAULT NULL)
+RETURNS integer LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'on_change_wrapper';
+
+CREATE FUNCTION pgq.off_change(relation regclass, queue text DEFAULT NULL)
+RETURNS integer LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'off_change_wrapper';
+
+CREATE FUNCTION pgq.change_trigger()
+RETURNS trigger LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'change_trigger_wrapper';
+
 CREATE VIEW pgq.schedules WITH (security_barrier) AS
 SELECT s.name, s.queue, s.task, s.priority, s.cron, s.every, s.timezone, s.overlap, s.catchup, s.active,
        NOT EXISTS (SELECT FROM pgq.armed_schedule AS a
@@ -107,7 +118,8 @@ BEGIN
           FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
          WHERE n.nspname OPERATOR(pg_catalog.=) 'pgq'
            AND p.proname OPERATOR(pg_catalog.=) ANY (ARRAY['schedule', 'unschedule', 'pause_schedule', 'resume_schedule',
-                                                           'run_schedule', 'next_runs']::pg_catalog.name[])
+                                                           'run_schedule', 'next_runs', 'on_change', 'off_change',
+                                                           'change_trigger']::pg_catalog.name[])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO %I', made.name, owner);
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', made.name);
@@ -180,6 +192,19 @@ $$Tells when a cron pattern runs next: n times after a moment (now if not given)
 Returns the moments.
 Example: SELECT * FROM pgq.next_runs('0 8 * * mon-fri', timezone => 'Europe/Berlin');$$;
 
+COMMENT ON FUNCTION pgq.on_change(regclass, text, text[], text[], text[]) IS
+$$Puts a job into a queue when a statement inserts, updates or deletes rows of a table: one job a statement, or one for each distinct value of key, in the statement's transaction. With columns, an update counts only where it changes one of them. What was set up for the same table and queue is replaced. The table's owner must have the access "produce".
+args of the jobs: {"relation": "public.orders", "event": "insert", "key": {"id": 1}}.
+Returns the number of triggers.
+Example: SELECT pgq.on_change('orders', 'index', key => '{id}');$$;
+
+COMMENT ON FUNCTION pgq.off_change(regclass, text) IS
+$$Removes what on_change has set up for a table and a queue, or for all queues.
+Returns the number of triggers that were removed.
+Example: SELECT pgq.off_change('orders', 'index');$$;
+
+COMMENT ON FUNCTION pgq.change_trigger() IS 'Function of the triggers that on_change makes.';
+
 COMMENT ON VIEW pgq.schedules IS 'Schedules of the queues that the caller may monitor, without their args.';
 COMMENT ON COLUMN pgq.schedules.name IS 'Name of the schedule.';
 COMMENT ON COLUMN pgq.schedules.queue IS 'Queue into which its jobs are put.';
@@ -221,6 +246,11 @@ BEGIN
     LOOP
         EXECUTE pg_catalog.format(
             'GRANT EXECUTE ON FUNCTION pgq.next_runs(text, integer, text, timestamptz) TO %I', held.rolname);
+        IF held.access OPERATOR(pg_catalog.=) ANY (ARRAY['produce', 'admin']) THEN
+            EXECUTE pg_catalog.format(
+                'GRANT EXECUTE ON FUNCTION pgq.on_change(regclass, text, text[], text[], text[]),
+                     pgq.off_change(regclass, text), pgq.change_trigger() TO %I', held.rolname);
+        END IF;
         IF held.access OPERATOR(pg_catalog.=) ANY (ARRAY['monitor', 'admin']) THEN
             EXECUTE pg_catalog.format('GRANT SELECT ON TABLE pgq.schedules TO %I', held.rolname);
         END IF;

@@ -250,6 +250,19 @@ $$Tells when a cron pattern runs next: n times after a moment (now if not given)
 Returns the moments.
 Example: SELECT * FROM pgq.next_runs('0 8 * * mon-fri', timezone => 'Europe/Berlin');$$;
 
+COMMENT ON FUNCTION pgq.on_change(regclass, text, text[], text[], text[]) IS
+$$Puts a job into a queue when a statement inserts, updates or deletes rows of a table: one job a statement, or one for each distinct value of key, in the statement's transaction. With columns, an update counts only where it changes one of them. What was set up for the same table and queue is replaced. The table's owner must have the access "produce".
+args of the jobs: {"relation": "public.orders", "event": "insert", "key": {"id": 1}}.
+Returns the number of triggers.
+Example: SELECT pgq.on_change('orders', 'index', key => '{id}');$$;
+
+COMMENT ON FUNCTION pgq.off_change(regclass, text) IS
+$$Removes what on_change has set up for a table and a queue, or for all queues.
+Returns the number of triggers that were removed.
+Example: SELECT pgq.off_change('orders', 'index');$$;
+
+COMMENT ON FUNCTION pgq.change_trigger() IS 'Function of the triggers that on_change makes.';
+
 COMMENT ON FUNCTION pgq.cancel(bigint, boolean) IS
 $$Cancels a job; it is kept as cancelled. Never waits: a job that is running is left alone, unless force, which interrupts it if it is running here.
 Returns the job's state or outcome after the call; NULL when it is gone.

@@ -80,6 +80,17 @@ CREATE FUNCTION pgq.next_runs(
     cron text, n integer DEFAULT 5, timezone text DEFAULT NULL, after timestamptz DEFAULT NULL)
 RETURNS SETOF timestamptz LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'next_runs_wrapper';
 
+CREATE FUNCTION pgq.on_change(
+    relation regclass, queue text, events text[] DEFAULT '{insert,update,delete}', columns text[] DEFAULT NULL,
+    key text[] DEFAULT NULL)
+RETURNS integer LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'on_change_wrapper';
+
+CREATE FUNCTION pgq.off_change(relation regclass, queue text DEFAULT NULL)
+RETURNS integer LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'off_change_wrapper';
+
+CREATE FUNCTION pgq.change_trigger()
+RETURNS trigger LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'change_trigger_wrapper';
+
 CREATE FUNCTION pgq.cancel(id bigint, force boolean DEFAULT false)
 RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'cancel_wrapper';
 

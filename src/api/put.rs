@@ -228,6 +228,16 @@ fn bulk_put(
     Ok(SetOfIterator::new(ids))
 }
 
+/// Puts one ready job per element of `args`, the rest from `like`, for which the caller has checked everything.
+pub(super) fn many(like: &NewJob, args: &Elements<'_>) -> Result<()> {
+    let ids = put_args(like, args)?;
+    if let Some(first) = ids.iter().min() {
+        at_commit::touch_from(names::hash(&like.queue), *first);
+        tell(&like.queue, true)?;
+    }
+    Ok(())
+}
+
 fn put_args(like: &NewJob, args: &Elements<'_>) -> Result<Vec<i64>> {
     let mut largest = 0;
     for element in args.iter() {

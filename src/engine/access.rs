@@ -113,7 +113,14 @@ const ANY: &[Object] = &[
     Object::Function("waiting"),
 ];
 
-const PRODUCE: &[Object] = &[Object::Function("put"), Object::Function("bulk_put"), Object::Function("wait")];
+const PRODUCE: &[Object] = &[
+    Object::Function("put"),
+    Object::Function("bulk_put"),
+    Object::Function("wait"),
+    Object::Function("on_change"),
+    Object::Function("off_change"),
+    Object::Function("change_trigger"),
+];
 
 const CONSUME: &[Object] = &[
     Object::Function("claim"),

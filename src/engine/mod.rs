@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod backoff;
+pub mod changes;
 pub mod cron;
 pub mod deaths;
 pub mod deltas;

@@ -205,6 +205,13 @@ impl Element<'_> {
 }
 
 impl Elements<'_> {
+    /// # Safety
+    /// The datum is a jsonb[], and not null; it, or its copy in the current context, outlives the value.
+    pub(super) unsafe fn of(datum: pg_sys::Datum) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Elements(&*pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast()) }
+    }
+
     /// The elements in the order in which they are stored; `None` is NULL.
     pub fn iter(&self) -> impl Iterator<Item = Option<Element<'_>>> {
         let array = std::ptr::from_ref(self.0);
@@ -238,10 +245,7 @@ impl Elements<'_> {
 unsafe impl<'fcx> ArgAbi<'fcx> for Elements<'fcx> {
     unsafe fn unbox_arg_unchecked(arg: PgArg<'_, 'fcx>) -> Self {
         // SAFETY: the SQL declarations give Elements only to jsonb[], as Option<Elements>, so null was looked at.
-        unsafe {
-            let datum: pg_sys::Datum = arg.unbox_arg_using_from_datum().unwrap_or(pg_sys::Datum::null());
-            Elements(&*pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast())
-        }
+        unsafe { Elements::of(arg.unbox_arg_using_from_datum().unwrap_or(pg_sys::Datum::null())) }
     }
 }
 

@@ -5,6 +5,7 @@ pub mod activity;
 pub mod at_commit;
 pub mod bgworker;
 pub mod catalog;
+pub mod changes;
 pub mod clock;
 pub mod context;
 pub mod counters;

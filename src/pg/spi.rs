@@ -7,7 +7,7 @@ use std::ffi::CString;
 use pgrx::datum::Interval;
 use pgrx::{pg_sys, FromDatum, IntoDatum};
 
-use super::datum::{Element, Flat};
+use super::datum::{Element, Elements, Flat};
 use super::scan::Field;
 use super::text::{self, Text};
 use super::{encoding, tamper, user};
@@ -373,6 +373,58 @@ impl Statement {
             self.plan.set(plan);
             Ok(plan)
         }
+    }
+}
+
+/// Runs a command that was composed, as the caller.
+pub fn execute(sql: &str) -> Result<()> {
+    let sql = command(sql)?;
+    // SAFETY: connected.
+    connected(|| match unsafe { pg_sys::SPI_execute(sql.as_ptr(), false, 0) } {
+        code if code < 0 => Err(Error::Internal(format!("SPI answered {code}"))),
+        _ => Ok(()),
+    })
+}
+
+/// Runs a query that was composed, as the caller, and gives its one value, a jsonb[], to `work`; NULL is nothing to do. It
+/// sees the transition tables of a trigger by their names.
+///
+/// # Safety
+/// The data are those of the trigger's call that is under way.
+pub(super) unsafe fn query_changes<T>(
+    data: *mut pg_sys::TriggerData,
+    sql: &str,
+    work: impl FnOnce(&Elements<'_>) -> Result<T>,
+) -> Result<Option<T>> {
+    let sql = command(sql)?;
+    // SAFETY: connected; the caller's promise. The value is read before SPI is left.
+    connected(|| unsafe {
+        if pg_sys::SPI_register_trigger_data(data) < 0 {
+            return Err(Error::Internal("the transition tables cannot be had".into()));
+        }
+        if pg_sys::SPI_execute(sql.as_ptr(), false, 1) < 0 || pg_sys::SPI_processed != 1 {
+            return Err(Error::Internal("the transition tables cannot be read".into()));
+        }
+        let table = pg_sys::SPI_tuptable;
+        let mut null = false;
+        let value = pg_sys::SPI_getbinval(*(*table).vals, (*table).tupdesc, 1, &mut null);
+        (!null).then(|| work(&Elements::of(value))).transpose()
+    })
+}
+
+fn command(sql: &str) -> Result<CString> {
+    encoding::to_server_c(sql).ok_or_else(|| Error::Internal("a command has a zero byte".into()))
+}
+
+fn connected<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    // SAFETY: pairs with SPI_finish on the success and the Err path; an ERROR unwinds to the abort, which closes SPI.
+    unsafe {
+        if pg_sys::SPI_connect() != i32::try_from(pg_sys::SPI_OK_CONNECT).unwrap_or(1) {
+            return Err(Error::Internal("could not connect to SPI".into()));
+        }
+        let result = work();
+        pg_sys::SPI_finish();
+        result
     }
 }
 

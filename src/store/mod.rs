@@ -7,6 +7,7 @@
 //! flips with the statistics of a table that is empty one minute and full the next.
 
 pub mod arming;
+pub mod changes;
 pub mod claim;
 pub mod counts;
 pub mod finish;

@@ -115,7 +115,8 @@ fn since(object: Object) -> Schema {
         Object::Function("arm") => Schema::Second,
         Object::View("schedules")
         | Object::Function(
-            "schedule" | "unschedule" | "pause_schedule" | "resume_schedule" | "run_schedule" | "next_runs",
+            "schedule" | "unschedule" | "pause_schedule" | "resume_schedule" | "run_schedule" | "next_runs"
+            | "on_change" | "off_change" | "change_trigger",
         ) => Schema::Own,
         _ => Schema::First,
     }
