@@ -59,7 +59,8 @@ pub fn open(server: &Server, database: &str, settings: &[&str]) -> Client {
     // With the connection: a session that is idle for 1 ms may be gone before its first SET.
     let mut config = server.config(database, "postgres");
     // Nor by workers of a parallel query: they begin with the database's settings.
-    let none = "-c statement_timeout=0 -c lock_timeout=0 -c idle_session_timeout=0 -c max_parallel_workers_per_gather=0";
+    let none =
+        "-c statement_timeout=0 -c lock_timeout=0 -c idle_session_timeout=0 -c max_parallel_workers_per_gather=0";
     let from_17 = if has_setting(&mut admin, "transaction_timeout") { " -c transaction_timeout=0" } else { "" };
     config.options(&format!("{none}{from_17}"));
     let mut client = config.connect(NoTls).expect("a session that none of the database's timeouts ends");
