@@ -138,7 +138,7 @@ COMMENT ON COLUMN pgq.schedule.every IS 'Time between two nominal times, counted
 COMMENT ON COLUMN pgq.schedule.timezone IS 'Time zone whose wall clock is meant. A time that the clock skips is the moment right after the gap; one that it repeats counts once.';
 COMMENT ON COLUMN pgq.schedule.overlap IS 'What becomes of a run while the job of the run before is live. skip: it is skipped. queue: it waits until that job has ended. allow: it is put beside it.';
 COMMENT ON COLUMN pgq.schedule.catchup IS 'What becomes of runs that nobody was there to put. none: they are skipped, but for one that is at most a minute late. last: they become one run. all: each is put.';
-COMMENT ON COLUMN pgq.schedule.active IS 'False: paused, or stopped because its time zone is not known any more.';
+COMMENT ON COLUMN pgq.schedule.active IS 'False: paused, or stopped for the reason in skipped.';
 COMMENT ON COLUMN pgq.schedule.starts_at IS 'No run before this moment; every counts from it. NULL: from now on.';
 COMMENT ON COLUMN pgq.schedule.ends_at IS 'No run after this moment. NULL: without end.';
 COMMENT ON COLUMN pgq.schedule.scheduled_at IS 'When it was made, or made anew.';

@@ -50,7 +50,7 @@ server_binaries() {
     local file name
     for file in "$ROOT"/tests/*.rs; do
         name=$(basename "$file" .rs)
-        [[ $name =~ ^(architecture|bench|clients|engine|pg_upgrade|readme|released|torture)$ ]] || echo "$name"
+        [[ $name =~ ^(architecture|bench|clients|clock|engine|pg_upgrade|readme|released|torture)$ ]] || echo "$name"
     done
 }
 
@@ -80,6 +80,7 @@ catalogue() {
         mapfile -t files < <(rust_files "$ROOT/tests/$name.rs" "$ROOT/tests/$name")
         rust_tests server "${files[@]}" | sed "s/^server\t[^\t]*/server\t$name/"
     done
+    rust_tests clock "$ROOT/tests/clock.rs"
     client_cases
     torture_parts
     printf 'newer\tnewer\t%s\n' "${NEWER_PARTS[@]/#/newer_}"

@@ -147,6 +147,22 @@ need_node_packages() {
     cp "$source/package-lock.json" "$directory/installed"
 }
 
+# A library that gives a server a clock of its own: for PGQ_FAKETIME.
+need_faketime() {
+    local directory=$TARGET_DIR/faketime
+    PGQ_FAKETIME=$(compgen -G "$directory/usr/lib/*/faketime/libfaketimeMT.so.1" | head -n 1 || true)
+    if [[ -z $PGQ_FAKETIME ]]; then
+        apt-cache show libfaketime >/dev/null 2>&1 || quietly apt-update "${APT_GET[@]}" update
+        step "unpacking libfaketime"
+        rm -rf "$directory"
+        mkdir -p "$directory"
+        (cd "$directory" && quietly faketime-download apt-get download libfaketime)
+        quietly faketime-unpack dpkg -x "$directory"/libfaketime_*.deb "$directory"
+        PGQ_FAKETIME=$(compgen -G "$directory/usr/lib/*/faketime/libfaketimeMT.so.1")
+    fi
+    export PGQ_FAKETIME
+}
+
 # PgBouncer, unpacked and not installed: its package starts a service. Exports PGQ_PGBOUNCER, where it is.
 need_pgbouncer() {
     local directory=$TARGET_DIR/clients/pgbouncer

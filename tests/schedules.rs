@@ -255,18 +255,23 @@ fn schedules_of_a_copy_are_held() {
     assert_eq!(count(&mut copy, "pgq.doctor() WHERE check_name = 'schedules' AND ok"), 1);
 }
 
-/// One that cannot go on stops, says so, and disturbs no other.
+/// It says so, and disturbs no other.
 #[test]
-fn a_time_zone_that_is_gone_stops_its_own_schedule_only() {
+fn one_that_cannot_go_on_stops_alone() {
     let (_server, mut client) = shop();
     run(
         &mut client,
-        "SELECT pgq.schedule('lost', 'quick', cron => '* * * * * *'), pgq.schedule('tick', 'quick', cron => '* * * * * *');
-         UPDATE pgq.schedule SET timezone = 'Atlantis/Center' WHERE name = 'lost'",
+        "SELECT pgq.schedule(name, 'quick', cron => '* * * * * *') FROM unnest('{lost,broken,tick}'::text[]) AS name;
+         UPDATE pgq.schedule SET timezone = 'Atlantis/Center' WHERE name = 'lost';
+         UPDATE pgq.schedule SET cron = '61 * * * *' WHERE name = 'broken'",
     );
-    wait_until(PATIENCE, "it to stop", || count(&mut client, "pgq.schedules WHERE name = 'lost' AND NOT active") == 1);
+    wait_until(PATIENCE, "both to stop", || {
+        count(&mut client, "pgq.schedules WHERE name <> 'tick' AND NOT active") == 2
+    });
     let before = count(&mut client, "ran");
     wait_until(PATIENCE, "the other to run", || count(&mut client, "ran") > before + 1);
-    let told = "pgq.doctor() WHERE check_name = 'schedules' AND NOT ok AND detail LIKE '%Atlantis/Center%'";
-    assert_eq!(count(&mut client, told), 1);
+    for why in ["Atlantis/Center", "\"broken\" has stopped: Field 1"] {
+        let told = format!("pgq.doctor() WHERE check_name = 'schedules' AND NOT ok AND detail LIKE '%{why}%'");
+        assert_eq!(count(&mut client, &told), 1, "{why}");
+    }
 }

@@ -250,8 +250,8 @@ fn schedules(held: &Rights) -> Result<Vec<Row>> {
     }
     let told = |(name, _, why): (String, String, Option<String>)| match why {
         Some(why) => {
-            let fix = format!("-- Schedule \"{name}\" again with another time zone: pgq.schedule('{name}', ...).");
-            row("schedules", false, format!("\"{name}\" has stopped: {why}"), &fix)
+            let fix = format!("-- Make it anew: pgq.schedule('{name}', ...).");
+            row("schedules", false, format!("\"{name}\" has {why}"), &fix)
         }
         None => row("schedules", false, format!("\"{name}\" is held: it came with a copy"), "SELECT pgq.arm();"),
     };

@@ -301,6 +301,9 @@ pub fn arm_all() -> Result<bool> {
     Ok(ARM_ALL.run(&[Arg::Oid(database::current())])? > 0)
 }
 
+/// How the reason begins for which a schedule has stopped.
+pub const STOPPED: &str = "stopped: ";
+
 /// Reads both tables, which are small; locks nothing. That one is at its end, or paused by somebody, is as it should be.
 static TROUBLES: Statement = Statement::new(
     concat!(
@@ -310,10 +313,10 @@ static TROUBLES: Statement = Statement::new(
            FROM pgq.schedule AS s
           WHERE (s.active AND NOT",
         is_armed!("$1"),
-        ") OR (NOT s.active AND s.skipped LIKE 'time zone %')
+        ") OR (NOT s.active AND s.skipped LIKE $2 || '%')
           ORDER BY s.name"
     ),
-    &[Type::Oid],
+    &[Type::Oid, Type::Text],
 );
 
 /// A schedule that does not run although nobody paused it: name, queue, and why, `None` for one that is held.
@@ -324,5 +327,6 @@ pub fn troubles() -> Result<Vec<Trouble>> {
     if version::schema()? < Schema::Own {
         return Ok(Vec::new());
     }
-    TROUBLES.rows(&[Arg::Oid(database::current())], |row| Ok((row.must(1)?, row.must(2)?, row.get(3))))
+    TROUBLES
+        .rows(&[Arg::Oid(database::current()), Arg::Text(STOPPED)], |row| Ok((row.must(1)?, row.must(2)?, row.get(3))))
 }

@@ -9,7 +9,7 @@ use crate::pg::xact::Caught;
 use crate::pg::zone::TimeZone;
 use crate::pg::{extension, xact};
 use crate::store::insert::{self, NewJob};
-use crate::store::schedule::{self, Schedule, Step};
+use crate::store::schedule::{self, Schedule, Step, STOPPED};
 use crate::store::{numbers, ready};
 
 /// The most schedules of one transaction.
@@ -46,11 +46,18 @@ pub fn fire(extension: u32, now: Micros) -> Result<Fired, Caught> {
 }
 
 fn take_step(schedule: &Schedule, now: Micros) -> Result<Step, Caught> {
-    let (Some(next), Some(zone)) = (schedule.next_run, TimeZone::find(&schedule.timezone)) else {
-        let why = format!("time zone \"{}\" is not known to this server", schedule.timezone);
-        return Ok(Step { next: schedule.next_run, skipped: Some((now, why)), stops: true, ..Step::default() });
+    // What cannot go on stops, alone.
+    let stopped = |why: String| {
+        let skipped = Some((now, format!("{STOPPED}{why}")));
+        Ok(Step { next: schedule.next_run, skipped, stops: true, ..Step::default() })
     };
-    let rhythm = schedule.rhythm().map_err(|why| Caught::new("XX000", why))?;
+    let (Some(next), Some(zone)) = (schedule.next_run, TimeZone::find(&schedule.timezone)) else {
+        return stopped(format!("time zone \"{}\" is not known to this server", schedule.timezone));
+    };
+    let rhythm = match schedule.rhythm() {
+        Ok(rhythm) => rhythm,
+        Err(why) => return stopped(why),
+    };
     let (overlap, catchup, is_busy) = (schedule.overlap, schedule.catchup, schedule.is_busy);
     let due = Due { rhythm: &rhythm, next, ends: schedule.ends_at, overlap, catchup, is_busy };
     let plan = due.plan(now, &zone);

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod calls;
 pub mod catalog;
 pub mod clients;
+pub mod clock;
 pub mod crasher;
 pub mod disk;
 pub mod dump;

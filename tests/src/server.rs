@@ -79,6 +79,12 @@ impl Builder {
         self
     }
 
+    /// By this program, which becomes the server.
+    pub fn program(mut self, program: PathBuf) -> Builder {
+        self.program = Some(program);
+        self
+    }
+
     /// Another version's server, over a data directory that it moves to its own place.
     pub fn over(mut self, program: PathBuf, data: PathBuf) -> Builder {
         (self.program, self.data) = (Some(program), Some(data));
@@ -139,18 +145,8 @@ impl Server {
         let standby = Server { directory, program: self.program.clone(), child: Mutex::new(None), disk: None, ..*self };
         let mut backup = owner().command(binary("pg_basebackup"));
         backup.arg("-D").arg(standby.data_directory()).arg("-h").arg(&self.directory);
-        succeed(backup.args([
-            "-p",
-            &self.port.to_string(),
-            "-U",
-            "postgres",
-            "-R",
-            "-X",
-            "stream",
-            "-c",
-            "fast",
-            "--no-sync",
-        ]));
+        backup.args(["-p", &self.port.to_string()]);
+        succeed(backup.args("-U postgres -R -X stream -c fast --no-sync".split(' ')));
         standby.append(&format!("unix_socket_directories = '{}'\n", standby.directory.display()));
         standby.start();
         standby

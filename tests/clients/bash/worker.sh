@@ -139,9 +139,9 @@ disconnect() {
     unset FROM_PSQL TO_PSQL
 }
 
-# psql shows a notification only behind a statement, so it is given an empty one 30 times a second.
+# psql shows a notification only behind a statement, so it is given an empty one 60 times a second.
 wait_for_jobs() {
-    local end=$((SECONDS + POLL_SECONDS)) pause=0.03
+    local end=$((SECONDS + POLL_SECONDS)) pause=0.015
     [[ -z $POOLED ]] || pause=0.2
     while [[ -z $HEARD$STOP$LOST ]] && ((SECONDS < end)); do
         IFS= read -rt "$pause" -u "$FROM_PSQL" LINE # nothing comes by itself: a sleep that starts no process
