@@ -322,3 +322,28 @@ fn register_refuses_what_would_be_parked() {
         run(&mut client, "ROLLBACK");
     }
 }
+
+/// An executor that was there ran all the work of a handler that was mended before the scheduler looked.
+#[test]
+fn a_record_that_is_out_of_date_goes_where_there_is_no_work_too() {
+    let (server, mut client, ledger) = start_with(|b| b.conf("pgq.recheck_interval", "1h"));
+    let ids = put(&mut client, "app", 1);
+    drained(&mut client, "app");
+    for (n, words) in
+        ["role \"app\" may not log in", "no worker could connect as role \"app\": the server's log says why"]
+            .into_iter()
+            .enumerate()
+    {
+        let words = words.replace('\'', "''");
+        let until = if n == 0 { "NULL" } else { "now() + interval '1 h'" };
+        run(
+            &mut client,
+            &format!(
+                "UPDATE pgq.handler SET parked = '{words}', parked_at = now(), parked_until = {until} WHERE queue = 'app'"
+            ),
+        );
+        wait_until(NEXT_LOOK, "the record to go", || recorded(&mut client, "app").is_none());
+        wait_until(NEXT_LOOK, "the line", || server.log().matches(" runs again").count() == n + 1);
+    }
+    ledger.verify(&mut client, &ids).assert_exact();
+}

@@ -264,7 +264,7 @@ fn a_refused_eager_put_is_an_ordinary_put_with_a_notice() {
     assert_eq!(count(&mut own, "app.seen"), 1);
 }
 
-const GRANTED: [&str; 15] = [
+const GRANTED: [&str; 19] = [
     "put",
     "bulk_put",
     "wait",
@@ -280,6 +280,10 @@ const GRANTED: [&str; 15] = [
     "may",
     "start",
     "version",
+    "next_runs",
+    "on_change",
+    "off_change",
+    "change_trigger",
 ];
 
 /// The functions of two accesses, no right on any table.

@@ -30,6 +30,8 @@ const UNABLE: &str = "unable";
 /// A commit is visible, and calls us, a moment before its catalog changes reach our caches (CommitTransaction, xact.c:
 /// callbacks, then AtEOXact_Inval). So what forbids a handler is believed when it is seen again after this.
 const CACHES_LAG: Span = Span::from_millis(200);
+/// How often those that are parked and have no work are looked at: who was mended may have run all of it at once.
+const PARKED_EVERY: Span = Span::from_millis(900);
 /// An executor that has not come after this long never will.
 const ARRIVAL: Span = Span::from_millis(10_000);
 /// Until our tables are looked at in full after a statement found something.
@@ -61,6 +63,12 @@ pub(super) fn of_role(role: u32, bound: i64) -> Result<Option<Vec<Handler>>> {
 
 fn never_arrived(handler: &Handler) -> String {
     Reason::NeverArrived { role: handler.run_as.clone() }.to_string()
+}
+
+/// Is an executor of the role here, that is not just on its way?
+fn has_come(shared: &Shared, database: u32, role: u32) -> bool {
+    let mut all = shared.executors_of(database);
+    all.any(|(_, e)| e.role.load(SeqCst) == role && e.state.load(SeqCst) != slot_state::STARTING)
 }
 
 /// Executors whose role is gone leave: no handler can be theirs any more.
@@ -165,6 +173,8 @@ pub(super) struct Parking {
     expected: Vec<(usize, u32, u32)>,
     /// When all handlers were looked at, not only those that have work.
     all_at: Option<Micros>,
+    /// When those that are recorded as parked were, which may have run meanwhile.
+    parked_at: Option<Micros>,
     /// What forbade a handler when it was first seen, and when: (registration, words).
     suspected: HashMap<i32, (Micros, String, Micros)>,
     /// What is to be recorded when the look has committed.
@@ -255,11 +265,7 @@ impl Parking {
             absent.push(*role);
             false
         });
-        let has_come = |role: u32| {
-            let mut all = shared.executors_of(database);
-            all.any(|(_, e)| e.role.load(SeqCst) == role && e.state.load(SeqCst) != slot_state::STARTING)
-        };
-        absent.retain(|role| !has_come(*role));
+        absent.retain(|role| !has_come(shared, database, *role));
         absent
     }
 
@@ -278,11 +284,16 @@ impl Parking {
         if everything {
             self.all_at = Some(now);
         }
+        let parked_too = self.parked_at.is_none_or(|at| now.since(at) >= PARKED_EVERY);
+        if parked_too {
+            self.parked_at = Some(now);
+        }
         let mut again = None;
         let mut admitted = Vec::new();
         for handler in handlers.into_iter().filter(|handler| !handler.is_held) {
             let is_absent = absent.contains(&handler.role);
-            if handler.ready == 0 && !everything && !is_absent && !self.suspected.contains_key(&handler.id) {
+            let has_a_record = self.suspected.contains_key(&handler.id) || (parked_too && handler.parked.is_some());
+            if handler.ready == 0 && !everything && !is_absent && !has_a_record {
                 continue;
             }
             let may_run = match parking::forbids(&handler, settings::allow_superuser_handlers()) {
@@ -292,7 +303,12 @@ impl Parking {
                     }
                     false
                 }
-                None => self.allow(&handler, is_absent, now),
+                None => {
+                    // Its executor says so itself, unless somebody has the handler's row just then.
+                    let is_over = handler.parked == Some(never_arrived(&handler));
+                    let is_over = is_over && has_come(shared, database, handler.role);
+                    self.allow(&handler, is_absent, is_over, now)
+                }
             };
             if handler.ready > 0 {
                 self.waits |= !may_run;
@@ -322,15 +338,15 @@ impl Parking {
         false
     }
 
-    /// Nothing forbids a handler; may it run now?
-    fn allow(&mut self, handler: &Handler, is_absent: bool, now: Micros) -> bool {
+    /// Nothing forbids a handler; may it run now? `is_over`: what was recorded is no longer so.
+    fn allow(&mut self, handler: &Handler, is_absent: bool, is_over: bool, now: Micros) -> bool {
         self.suspected.remove(&handler.id);
         if is_absent {
             let until = now.after(settings::recheck_interval());
             self.changes.push(change(handler, Some(never_arrived(handler)), Some(until)));
             return false;
         }
-        if handler.parked.is_some() && handler.parked_until.is_none() {
+        if handler.parked.is_some() && (handler.parked_until.is_none() || is_over) {
             self.changes.push(change(handler, None, None));
         }
         !parking::rests(handler, now)
