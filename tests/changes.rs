@@ -112,6 +112,33 @@ fn an_update_counts_where_it_changes_a_column() {
     assert_eq!(put(&mut client), [""; 0]);
 }
 
+/// What a session remembers of a trigger is forgotten when the table, or the trigger, becomes another.
+#[test]
+fn a_table_that_is_changed_meanwhile_is_read_as_it_is() {
+    let (_server, mut client) = shop();
+    run(&mut client, "SELECT pgq.on_change('orders', 'q', key => '{id}')");
+    for n in 1..=3 {
+        run(&mut client, &format!("INSERT INTO orders VALUES ({n}, 'a', 1)"));
+    }
+    assert_eq!(put(&mut client).len(), 3);
+    run(
+        &mut client,
+        "ALTER TABLE orders ALTER id TYPE text USING 'n' || id, DROP COLUMN note; INSERT INTO orders VALUES ('x')",
+    );
+    assert_eq!(put(&mut client), ["q public.orders insert {\"id\": \"x\"}"]);
+    run(&mut client, "SELECT pgq.on_change('orders', 'q', key => '{customer}'); INSERT INTO orders VALUES ('y', 'b')");
+    assert_eq!(put(&mut client), ["q public.orders insert {\"customer\": \"b\"}"]);
+    run(&mut client, "ALTER TABLE orders RENAME TO bills; INSERT INTO bills VALUES ('z', 'c')");
+    assert_eq!(put(&mut client), ["q public.bills insert {\"customer\": \"c\"}"]);
+    // Within a call of its own: a trigger of ours fires inside of another statement's function.
+    run(
+        &mut client,
+        "CREATE FUNCTION more() RETURNS void LANGUAGE sql AS $$ INSERT INTO bills VALUES ('v', 'd') $$;
+         INSERT INTO bills SELECT 'w', 'e' FROM more()",
+    );
+    assert_eq!(put(&mut client).len(), 2);
+}
+
 #[test]
 fn names_of_every_kind_work_and_what_is_not_there_is_told() {
     let (_server, mut client) = shop();

@@ -28,7 +28,8 @@ const SHOP: &str = "
            pgq.register('commits', 'commits', run_as => 'app'),
            pgq.register('fails', 'fails', run_as => 'app');
     SELECT pgq.configure('fails', max_attempts => 1), pgq.configure('quick', keep_done => '1 day', notify => true),
-           pgq.grant_usage('app', 'produce', 'quick');";
+           pgq.grant_usage('app', 'produce', 'quick'),
+           pgq.schedule('yearly', 'later', '@yearly', args => '{\"a\": 1}', task => 't', catchup => 'all');";
 
 /// Jobs in every state that a job can be dumped in.
 const JOBS: &str = "
@@ -46,6 +47,7 @@ const CONTENTS: &str = "
     UNION ALL SELECT 'setting ' || to_jsonb(t)::text FROM pgq.queue_setting AS t
     UNION ALL SELECT 'handler ' || to_jsonb(t)::text FROM pgq.handler AS t
     UNION ALL SELECT 'grant ' || to_jsonb(t)::text FROM pgq.queue_grant AS t
+    UNION ALL SELECT 'schedule ' || to_jsonb(t)::text FROM pgq.schedule AS t
     UNION ALL SELECT 'ledger ' || id FROM ledger
     UNION ALL SELECT format('sequence %s %s', last_value, is_called) FROM pgq.job_id_seq
     UNION ALL SELECT format('sequence %s %s', last_value, is_called) FROM pgq.handler_id_seq

@@ -21,7 +21,8 @@ const SHOP: &str = "
     CREATE FUNCTION fails() RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
     SELECT pgq.register('quick', 'note', run_as => 'app'), pgq.register('commits', 'commits', run_as => 'app'),
            pgq.register('fails', 'fails', run_as => 'app', max_attempts => 1);
-    SELECT pgq.configure('quick', keep_done => '1 day'), pgq.grant_usage('app', 'produce', 'quick');
+    SELECT pgq.configure('quick', keep_done => '1 day'), pgq.grant_usage('app', 'produce', 'quick'),
+           pgq.schedule('yearly', 'later', '@yearly');
     SELECT pgq.put('quick'), pgq.put('fails');";
 
 const JOBS: &str = "
@@ -38,6 +39,8 @@ const CONTENTS: &str = "
     UNION ALL SELECT 'handler ' || to_jsonb(t)::text FROM pgq.handler AS t
     UNION ALL SELECT 'armed ' || to_jsonb(t)::text FROM pgq.armed_handler AS t
     UNION ALL SELECT 'grant ' || to_jsonb(t)::text FROM pgq.queue_grant AS t
+    UNION ALL SELECT 'schedule ' || to_jsonb(t)::text FROM pgq.schedule AS t
+    UNION ALL SELECT 'armed schedule ' || to_jsonb(t)::text FROM pgq.armed_schedule AS t
     ORDER BY 1";
 
 fn contents(client: &mut Client) -> Vec<String> {

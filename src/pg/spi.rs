@@ -1,7 +1,8 @@
 //! Statements on our own tables: prepared once a backend, run as the tables' owner under a pinned
 //! search_path, their rows read into Rust before SPI ends. The only place that uses SPI.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
 use std::ffi::CString;
 
 use pgrx::datum::Interval;
@@ -387,7 +388,8 @@ pub fn execute(sql: &str) -> Result<()> {
 }
 
 /// Runs a query that was composed, as the caller, and gives its one value, a jsonb[], to `work`; NULL is nothing to do. It
-/// sees the transition tables of a trigger by their names.
+/// sees the transition tables of a trigger by their names. Its plan is kept for the trigger: to plan takes longer than
+/// to run it over a few rows.
 ///
 /// # Safety
 /// The data are those of the trigger's call that is under way.
@@ -402,7 +404,9 @@ pub(super) unsafe fn query_changes<T>(
         if pg_sys::SPI_register_trigger_data(data) < 0 {
             return Err(Error::Internal("the transition tables cannot be had".into()));
         }
-        if pg_sys::SPI_execute(sql.as_ptr(), false, 1) < 0 || pg_sys::SPI_processed != 1 {
+        let plan = kept((*(*data).tg_trigger).tgoid.to_u32(), sql)?;
+        let code = pg_sys::SPI_execute_plan(plan, std::ptr::null_mut(), std::ptr::null(), false, 1);
+        if code < 0 || pg_sys::SPI_processed != 1 {
             return Err(Error::Internal("the transition tables cannot be read".into()));
         }
         let table = pg_sys::SPI_tuptable;
@@ -410,6 +414,34 @@ pub(super) unsafe fn query_changes<T>(
         let value = pg_sys::SPI_getbinval(*(*table).vals, (*table).tupdesc, 1, &mut null);
         (!null).then(|| work(&Elements::of(value))).transpose()
     })
+}
+
+thread_local! {
+    /// The plans of triggers, with their queries. PostgreSQL makes one anew when what it reads has changed (plancache.c).
+    static KEPT: RefCell<HashMap<u32, (CString, pg_sys::SPIPlanPtr)>> = RefCell::default();
+}
+
+/// The plan of a trigger's query.
+///
+/// # Safety
+/// SPI must be connected, and know the names that the query has.
+unsafe fn kept(trigger: u32, sql: CString) -> Result<pg_sys::SPIPlanPtr> {
+    let known = KEPT.with_borrow(|kept| kept.get(&trigger).filter(|(of, _)| *of == sql).map(|(_, plan)| *plan));
+    if let Some(plan) = known {
+        return Ok(plan);
+    }
+    // SAFETY: connected; the query outlives the call, which copies it. A plan that is replaced is nobody's: the trigger
+    // was made anew since it was run.
+    unsafe {
+        let plan = pg_sys::SPI_prepare(sql.as_ptr(), 0, std::ptr::null_mut());
+        if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
+            return Err(Error::Internal("could not prepare a query".into()));
+        }
+        if let Some((_, old)) = KEPT.with_borrow_mut(|kept| kept.insert(trigger, (sql, plan))) {
+            pg_sys::SPI_freeplan(old);
+        }
+        Ok(plan)
+    }
 }
 
 fn command(sql: &str) -> Result<CString> {

@@ -1,7 +1,8 @@
 """pgq.next_runs against cronsim, an implementation of cron in another language, and, for what that does not know,
 against a calendar that is walked day by day.
 
-    compare.py [--count N] [--seed S] [CASE …]     N next runs of each case; one line a case, the last line counts them
+    compare.py [--count N] [--seed S] [CASE …]     N next runs, of days that are looked at one by one a tenth of them; one
+                                                   line a case, the last line counts them
     compare.py --list
 
 cronsim is asked about a wall clock that is never changed; which moment a wall clock's time is, is said here by Python's
@@ -135,16 +136,17 @@ def asked(cases):
 
 
 def compared(cases, walls):
-    """Differences from what `walls` says of each case."""
-    different = 0
+    """How many cases differ from what `walls` says, and how many runs were compared."""
+    different = runs = 0
     for (pattern, zone, after), found in zip(cases, asked(cases), strict=True):
         wanted = list(islice(moments(zone, walls(pattern, after.astimezone(zone).replace(tzinfo=None)), after), RUNS))
+        runs += len(wanted)
         if found != wanted:
             different += 1
             if different <= 5:
                 told = [(w.isoformat(), f.isoformat()) for w, f in zip(wanted, found) if w != f][:2]
                 print(f"{pattern!r} in {zone.key} after {after.isoformat()}: wanted, found {told}")
-    return different
+    return different, runs
 
 
 @case
@@ -233,9 +235,9 @@ def main():
     failed = 0
     wanted = options.cases or list(CASES)
     for name in wanted:
-        different = CASES[name](draw, options.count)
+        different, runs = CASES[name](draw, options.count)
         failed += different > 0
-        print(f"test {name} ... {'FAILED' if different else 'ok'} ({options.count} of {len(draw.zones)} zones, {different} different, seed {options.seed})")
+        print(f"test {name} ... {'FAILED' if different else 'ok'} ({runs} runs, {len(draw.zones)} zones, {different} different, seed {options.seed})")
     print(f"test result: {'FAILED' if failed else 'ok'}. {len(wanted) - failed} passed; {failed} failed; 0 ignored")
     return 1 if failed else 0
 
