@@ -1,8 +1,8 @@
-//! Schedules on a server whose clock is set. From PostgreSQL 16 on: the postmaster of 15 starts its workers inside a
+//! A server whose clock is set. From PostgreSQL 16 on: the postmaster of 15 starts its workers inside a
 //! signal handler, where libfaketime lets the right time through.
 
 use pgq_tests::clock::Clock;
-use pgq_tests::{count, run, wait_until, Server};
+use pgq_tests::{count, one, run, wait_until, Server};
 use postgres::Client;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -56,4 +56,22 @@ fn a_clock_that_is_set_forward_and_back_doubles_nothing_and_makes_no_storm() {
     let gaps = "(SELECT nominal - lag(nominal) OVER (ORDER BY nominal) AS step FROM ran WHERE args = '\"all\"') AS s
         WHERE step <> '1 s'";
     assert_eq!(count(&mut client, gaps), 0);
+}
+
+/// Five minutes cannot be waited for.
+#[test]
+fn a_snapshot_that_is_five_minutes_old_is_told_with_the_command_that_ends_it() {
+    let clock = Clock::new();
+    let server = Server::builder().program(clock.program()).preload(true).start();
+    let mut client = server.create_database("shop");
+    let mut old = server.connect("shop");
+    run(&mut old, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM pgq.job");
+    let told = "pgq.doctor() WHERE check_name = 'old snapshots' AND NOT ok";
+    clock.set(240);
+    assert_eq!(count(&mut client, told), 0);
+    clock.set(310);
+    let fix: String = one(&mut client, &format!("SELECT fix FROM {told}"));
+    run(&mut client, &fix);
+    wait_until(PATIENCE, "it to be mended", || count(&mut client, told) == 0);
+    assert!(old.batch_execute("SELECT 1").is_err(), "its session has ended");
 }
