@@ -149,6 +149,15 @@ for (const signal of ['SIGTERM', 'SIGINT']) {
   })
 }
 
+// postgres.js listens again by itself, and nobody can catch what that fails with when the connection is lost once more.
+process.on('unhandledRejection', (error) => {
+  if (!isLoss(error)) throw error
+  console.warn(`connection lost: ${error}`)
+})
+
+// Its end() may wait for ever for a connection that is just being made.
+const close = (sql) => Promise.race([sql.end({ timeout: 1 }), pause(2000)])
+
 // One connection works, and LISTEN has another.
 function open() {
   const session = { isLost: false }
@@ -184,7 +193,8 @@ while (!stopping) {
     await wait(delay)
     delay = Math.min(2 * delay, 5)
   } finally {
-    await session.sql.end({ timeout: 1 })
+    await close(session.sql)
   }
 }
-await hearts.end({ timeout: 1 })
+await close(hearts)
+process.exit()
