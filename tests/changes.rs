@@ -100,6 +100,19 @@ fn an_update_counts_where_it_changes_a_column() {
     assert_eq!(put(&mut client), [""; 0]);
     run(&mut client, "UPDATE orders SET total = CASE WHEN customer = 'c1' THEN 6 ELSE total END");
     assert_eq!(put(&mut client), ["all public.orders update", "totals public.orders update {\"customer\": \"c1\"}"]);
+    // A column of the key may be watched too.
+    run(&mut client, "SELECT pgq.on_change('orders', 'both', '{update}', '{customer,total}', '{customer}')");
+    run(&mut client, "UPDATE orders SET customer = 'c7' WHERE customer = 'c2' AND id IN (SELECT max(id) FROM orders WHERE customer = 'c2')");
+    assert_eq!(
+        put(&mut client),
+        [
+            "both public.orders update {\"customer\": \"c2\"}",
+            "both public.orders update {\"customer\": \"c7\"}",
+            "totals public.orders update {\"customer\": \"c2\"}",
+            "totals public.orders update {\"customer\": \"c7\"}"
+        ]
+    );
+    run(&mut client, "SELECT pgq.off_change('orders', 'both')");
     run(&mut client, "UPDATE orders SET note = '{\"a\": 1}' WHERE customer = 'c2'");
     assert_eq!(put(&mut client).len(), 2);
     // Two rows of one customer that exchange what is watched: nothing is different for that customer.
@@ -152,6 +165,7 @@ fn names_of_every_kind_work_and_what_is_not_there_is_told() {
         ("on_change('orders', 'q', columns => '{nothing}')", SqlState::UNDEFINED_COLUMN),
         ("on_change('orders', 'q', key => '{note}')", SqlState::UNDEFINED_FUNCTION),
         ("on_change('orders', 'q', '{truncate}')", SqlState::INVALID_PARAMETER_VALUE),
+        ("on_change('orders', 'q', key => '{id,total,id}')", SqlState::INVALID_PARAMETER_VALUE),
         ("on_change('orders', 'q', '{}')", SqlState::INVALID_PARAMETER_VALUE),
         ("on_change('orders', 'q', '{insert}', '{total}')", SqlState::INVALID_PARAMETER_VALUE),
         ("on_change('orders', 'no queue')", SqlState::INVALID_PARAMETER_VALUE),

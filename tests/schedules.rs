@@ -233,6 +233,62 @@ fn only_who_administers_the_queue_schedules_for_it() {
     }
 }
 
+/// Between a look and the change somebody else may have made it his.
+#[test]
+fn nobody_takes_over_or_holds_up_a_schedule_of_another_queue() {
+    let (server, mut client) = shop();
+    run(
+        &mut client,
+        "CREATE ROLE boss LOGIN; SELECT pgq.grant_usage('boss', 'admin', 'mine');
+         SELECT pgq.schedule('tick', 'quick', cron => '* * * * * *', catchup => 'all')",
+    );
+    let mut boss = server.connect_as("shop", "boss");
+    run(&mut boss, "BEGIN; SELECT pgq.pause_schedule('tick'), pgq.unschedule('tick')");
+    let before = count(&mut client, "ran");
+    wait_until(PATIENCE, "it to run on", || count(&mut client, "ran") > before + 1);
+    run(&mut boss, "COMMIT");
+    run(&mut client, "BEGIN; SELECT pgq.schedule('new', 'quick', '@daily')");
+    let second = thread::spawn(move || boss.batch_execute("SELECT pgq.schedule('new', 'mine', '@hourly')"));
+    let mut watch = server.connect("shop");
+    wait_until(PATIENCE, "the second to wait", || count(&mut watch, "pg_locks WHERE NOT granted") > 0);
+    run(&mut client, "COMMIT");
+    let refused = second.join().expect("it ends").expect_err("another's");
+    assert_eq!(refused.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE), "{refused:?}");
+    assert_eq!(count(&mut client, "pgq.schedule WHERE name = 'new' AND queue = 'quick' AND cron = '@daily'"), 1);
+}
+
+/// A deployment types it again each time.
+#[test]
+fn typed_again_unchanged_it_goes_on_with_what_is_due() {
+    let (server, mut client) = shop();
+    server.set("pgq.enabled", "off");
+    wait_until(PATIENCE, "the workers to leave", || server.worker_pids(Some("shop")).is_empty());
+    let make = "SELECT pgq.schedule('daily', 'quick', every => '1 day', args => '{\"a\": 1}', catchup => 'all')";
+    run(&mut client, make);
+    run(&mut client, "UPDATE pgq.schedule SET next_run = next_run - interval '3 days', scheduled_at = scheduled_at - interval '3 days'");
+    let state = "SELECT concat_ws(' ', scheduled_at, next_run) FROM pgq.schedule";
+    run(&mut client, "UPDATE pgq.armed_schedule SET scheduled_at = (SELECT scheduled_at FROM pgq.schedule)");
+    let before: String = one(&mut client, state);
+    run(&mut client, make);
+    assert_eq!(one::<String>(&mut client, state), before);
+    server.set("pgq.enabled", "on");
+    run(&mut client, "SELECT pgq.start()");
+    wait_until(PATIENCE, "the three", || count(&mut client, "ran") == 3);
+    run(&mut client, &make.replace("\"a\": 1", "\"a\": 2"));
+    assert_eq!(count(&mut client, "pgq.schedule WHERE next_run > now() + interval '23 h'"), 1);
+}
+
+#[test]
+fn workers_outside_hear_of_scheduled_jobs() {
+    let (_server, mut client) = shop();
+    run(&mut client, "LISTEN pgq_push; SELECT pgq.schedule('push', 'push', cron => '* * * * * *')");
+    let mut heard = client.notifications();
+    let mut iterator = heard.timeout_iter(PATIENCE);
+    let first =
+        postgres::fallible_iterator::FallibleIterator::next(&mut iterator).expect("connected").expect("in time");
+    assert_eq!(first.channel(), "pgq_push");
+}
+
 /// A schedule that came with a copy puts nothing before arm().
 #[test]
 fn schedules_of_a_copy_are_held() {

@@ -123,7 +123,7 @@ COMMENT ON COLUMN pgq.schedule.priority IS 'Priority of its jobs.';
 COMMENT ON COLUMN pgq.schedule.cron IS 'Cron pattern of its nominal times; NULL: every says them.';
 COMMENT ON COLUMN pgq.schedule.every IS 'Time between two nominal times, counted from starts_at, else from scheduled_at; NULL: cron says them.';
 COMMENT ON COLUMN pgq.schedule.timezone IS 'Time zone whose wall clock is meant. A time that the clock skips is the moment right after the gap; one that it repeats counts once.';
-COMMENT ON COLUMN pgq.schedule.overlap IS 'What becomes of a run while the job of the run before is live. skip: it is skipped. queue: it waits until that job has ended. allow: it is put beside it.';
+COMMENT ON COLUMN pgq.schedule.overlap IS 'What becomes of a run while the job of the run before is live. skip: it is skipped (with catchup all it waits). queue: it waits until that job has ended. allow: it is put beside it.';
 COMMENT ON COLUMN pgq.schedule.catchup IS 'What becomes of runs that nobody was there to put. none: they are skipped, but for one that is at most a minute late. last: they become one run. all: each is put.';
 COMMENT ON COLUMN pgq.schedule.active IS 'False: paused, or stopped for the reason in skipped.';
 COMMENT ON COLUMN pgq.schedule.starts_at IS 'No run before this moment; every counts from it. NULL: from now on.';

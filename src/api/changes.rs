@@ -81,6 +81,9 @@ fn on_change(
         let hint = "Leave \"columns\" out, or add 'update' to \"events\".";
         return Err(Error::argument("\"columns\" are for updates only", hint).into());
     }
+    if (1..key.len()).any(|n| key[..n].contains(&key[n])) {
+        return Err(Error::argument("\"key\" names a column twice", "key => '{id}'").into());
+    }
     let table = changes::table(relation)?
         .ok_or_else(|| Error::argument("the relation is not there", "SELECT pgq.on_change('orders', 'mail')"))?;
     owner_may_put(table.owner, queue)?;

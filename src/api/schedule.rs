@@ -95,7 +95,8 @@ fn schedule(
     let queue = check::queue(queue.as_deref())?;
     rights::need(Access::Admin, queue)?;
     let name = check::schedule(name.as_deref())?;
-    if let Some(old) = schedule::find(name)? {
+    let old = schedule::look(name)?;
+    if let Some(old) = &old {
         rights::need(Access::Admin, &old.queue)?;
     }
     if cron.is_some() == every.is_some() {
@@ -126,8 +127,16 @@ fn schedule(
         next_run: None,
         is_busy: false,
     };
-    new.next_run = next(&new, now)?;
-    schedule::store(&new, every, [overlap_word, catchup_word])?;
+    // Typed again, by the next deployment of the same: it goes on, with what is to be made up.
+    match old.as_ref().filter(|old| old.is_like(&new)) {
+        Some(same) => (new.scheduled_at, new.next_run) = (same.scheduled_at, same.next_run),
+        None => new.next_run = next(&new, now)?,
+    }
+    let replaced = old.as_ref().map_or(queue, |old| old.queue.as_str());
+    if !schedule::store(&new, every, [overlap_word, catchup_word], replaced)? {
+        let message = format!("schedule \"{name}\" has just been made for another queue");
+        return Err(Error::state(message, "Give this one another name, or type it again.").into());
+    }
     call_scheduler();
     Ok(moment(new.next_run.filter(|_| new.active)))
 }
@@ -150,10 +159,13 @@ fn call_scheduler() {
 
 /// The schedule of a name, if the caller administers its queue: for others it is not there.
 fn reachable(name: Option<&str>) -> Result<Option<Schedule>> {
-    match schedule::find(check::schedule(name)?)? {
-        Some(found) if rights::reach(&[Access::Admin], &found.queue)? => Ok(Some(found)),
-        _ => Ok(None),
+    let name = check::schedule(name)?;
+    // Locked only by who may: the scheduler passes by what is locked.
+    let Some(seen) = schedule::look(name)? else { return Ok(None) };
+    if !rights::reach(&[Access::Admin], &seen.queue)? {
+        return Ok(None);
     }
+    Ok(schedule::find(name)?.filter(|found| found.queue == seen.queue))
 }
 
 #[pg_extern(sql = false)]
@@ -197,7 +209,9 @@ fn run_schedule(name: Option<Text>) -> std::result::Result<Option<i64>, ErrorRep
         key: None,
         max_attempts: None,
     })?;
-    schedule::step(&found.name, &Step { next: found.next_run, run: Some((now, job)), ..Step::default() })?;
+    // What is live stays what the next run looks at.
+    let run = (!found.is_busy).then_some((now, job));
+    schedule::step(&found.name, &Step { next: found.next_run, run, ..Step::default() })?;
     Ok(Some(job))
 }
 

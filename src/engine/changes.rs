@@ -62,9 +62,10 @@ impl Watch<'_> {
                 _ => format!("{} UNION {}", from(old), from(new)),
             },
             (Some(old), Some(new)) => {
-                let columns: Vec<String> =
-                    self.columns.iter().map(|name| format!("{}::pg_catalog.text", quoted(name))).collect();
-                let columns = columns.join(", ");
+                // With names of their own: one of them may be of the key too.
+                let text =
+                    |(n, name): (usize, &String)| format!("{}::pg_catalog.text AS \"pgq watched {n}\"", quoted(name));
+                let columns = self.columns.iter().enumerate().map(text).collect::<Vec<_>>().join(", ");
                 // What a row was and is no more, or is and was not: also where rows cannot be told from each other.
                 let all = if what == "*" { columns } else { format!("{what}, {columns}") };
                 let less = |one: &str, other: &str| {

@@ -91,6 +91,11 @@ impl Cron {
         if !(5..=6).contains(&fields.len()) {
             return Err(format!("It has {} fields; five are wanted, or six with seconds in front.", fields.len()));
         }
+        // croner takes an item that is empty for nothing, and may look for ever for nothing.
+        if let Some(n) = fields.iter().position(|text| text.split(',').any(str::is_empty)) {
+            let name = FIELDS[n + FIELDS.len() - fields.len()];
+            return Err(format!("Field {} (\"{}\") is no {name}.", n + 1, fields[n]));
+        }
         let parsed = Self::read(&fields.join(" ")).map_err(|why| Self::field_at_fault(&fields, &why))?;
         parsed.first_after(0).map(|_| parsed).ok_or_else(|| "There is no such day.".to_owned())
     }
@@ -208,6 +213,9 @@ mod tests {
         assert_eq!(why("61 * * * *"), "Field 1 (\"61\") is no minute.");
         assert_eq!(why("0 0 0 32 * *"), "Field 4 (\"32\") is no day of month.");
         assert_eq!(why("* * * * MOND"), "Field 5 (\"MOND\") is no day of week.");
+        for empty in [", * * * *", "1,, * * * *", "1, * * * *"] {
+            assert!(why(empty).ends_with("is no minute."), "{empty}");
+        }
         assert!(why("* * * *").starts_with("It has 4 fields"));
         assert!(why("* * * * * * 2027").starts_with("It has 7 fields"));
         assert!(why("").starts_with("It has 0 fields"));

@@ -77,7 +77,8 @@ impl Rhythm {
             Rhythm::Cron(cron) => {
                 cron.next(after.0.div_euclid(SECOND), zone).and_then(|at| at.checked_mul(SECOND)).map(Micros)
             }
-            Rhythm::Every(every) => every.next(after, zone),
+            // In a zone that is set back by days, days are longer than they are taken for.
+            Rhythm::Every(every) => every.next(after, zone).filter(|at| *at > after),
         }
     }
 }
@@ -149,6 +150,8 @@ pub struct Due<'a> {
     pub catchup: Catchup,
     /// Is the job of the run before live?
     pub is_busy: bool,
+    /// The most runs at once.
+    pub most: usize,
 }
 
 /// Why runs were skipped.
@@ -179,53 +182,46 @@ impl Due<'_> {
         let after = |at: Micros| self.rhythm.next(at, zone).filter(|at| self.ends.is_none_or(|ends| *at <= ends));
         let second = after(self.next);
         let several = second.as_ref().is_some_and(is_due);
-        let last = || if several { self.last(now, zone) } else { self.next };
-        let ahead = || if several { after(self.last(now, zone)) } else { second };
-        match (self.overlap, self.catchup) {
-            (Overlap::Queue, _) if self.is_busy => Plan { next: Some(self.next), ..Plan::default() },
-            // Those that are made up wait; the one that is due just now would only be late.
-            (Overlap::Skip, Catchup::All) if self.is_busy && several => {
-                Plan { next: Some(self.next), ..Plan::default() }
-            }
-            (Overlap::Skip, _) if self.is_busy => {
-                Plan { skipped: Some((last(), Reason::Overlap)), next: ahead(), ..Plan::default() }
-            }
-            (overlap, Catchup::All) => {
-                let most = if overlap == Overlap::Queue { 1 } else { PORTION };
-                let mut plan = Plan { next: Some(self.next), ..Plan::default() };
-                while let Some(at) = plan.next.filter(|at| is_due(at) && plan.runs.len() < most) {
-                    plan.runs.push(at);
-                    plan.next = after(at);
-                }
-                plan
-            }
-            (_, Catchup::None) if now.since(last()) > LATE => {
-                Plan { skipped: Some((last(), Reason::Missed)), next: ahead(), ..Plan::default() }
-            }
-            _ => {
-                let skipped = several.then_some((self.next, Reason::Missed));
-                Plan { runs: vec![last()], skipped, next: ahead() }
-            }
+        let hold = Plan { next: Some(self.next), ..Plan::default() };
+        // Where all are wanted none is skipped: they wait.
+        if self.is_busy
+            && (self.overlap == Overlap::Queue || (self.overlap, self.catchup) == (Overlap::Skip, Catchup::All))
+        {
+            return hold;
         }
+        if self.catchup == Catchup::All {
+            let most = if self.overlap == Overlap::Queue { 1 } else { self.most };
+            let mut plan = hold;
+            while let Some(at) = plan.next.filter(|at| is_due(at) && plan.runs.len() < most) {
+                plan.runs.push(at);
+                plan.next = after(at);
+            }
+            return plan;
+        }
+        let last = if several { self.last(now, zone) } else { self.next };
+        let ahead = if several { after(last) } else { second };
+        if self.is_busy && self.overlap == Overlap::Skip {
+            return Plan { skipped: Some((last, Reason::Overlap)), next: ahead, ..Plan::default() };
+        }
+        // One that has waited for the job before it is late for that reason.
+        if self.catchup == Catchup::None && self.overlap != Overlap::Queue && now.since(last) > LATE {
+            return Plan { skipped: Some((last, Reason::Missed)), next: ahead, ..Plan::default() };
+        }
+        let skipped = several.then_some((self.next, Reason::Missed));
+        Plan { runs: vec![last], skipped, next: ahead }
     }
 
-    /// The last nominal time that is due. After a long time there may be millions: looked for from further and further
-    /// before now.
+    /// The last nominal time that is due, found by halving: after a long time there may be millions.
     fn last(&self, now: Micros, zone: &impl Zone) -> Micros {
         let end = self.ends.map_or(now, |ends| ends.min(now));
-        let mut found = self.next;
-        for window in [60, 3600, DAY, 32 * DAY, 366 * DAY] {
-            let from = Micros(end.0.saturating_sub(window * SECOND)).max(self.next);
-            if let Some(at) = self.rhythm.next(from, zone).filter(|at| *at <= end) {
-                found = at;
-                break;
+        // Behind `none` there is none any more.
+        let (mut found, mut none) = (self.next, end);
+        while found < none {
+            let middle = Micros(found.0 + (none.0 - found.0) / 2);
+            match self.rhythm.next(middle, zone).filter(|at| *at <= end) {
+                Some(at) => found = at,
+                None => none = middle,
             }
-            if from == self.next {
-                break;
-            }
-        }
-        while let Some(at) = self.rhythm.next(found, zone).filter(|at| *at <= end) {
-            found = at;
         }
         found
     }
@@ -250,7 +246,7 @@ mod tests {
     }
 
     fn due(rhythm: &Rhythm, overlap: Overlap, catchup: Catchup, is_busy: bool) -> Due<'_> {
-        Due { rhythm, next: Micros(10 * MINUTE), ends: None, overlap, catchup, is_busy }
+        Due { rhythm, next: Micros(10 * MINUTE), ends: None, overlap, catchup, is_busy, most: PORTION }
     }
 
     fn minutes(plan: &Plan) -> Vec<i64> {
@@ -306,8 +302,12 @@ mod tests {
         let now = Micros(10 * MINUTE + 3);
         for catchup in [Catchup::None, Catchup::Last, Catchup::All] {
             let skip = due(&rhythm, Overlap::Skip, catchup, true).plan(now, &UTC);
-            assert_eq!((minutes(&skip), next(&skip)), (vec![], Some(11)));
-            assert_eq!(skip.skipped, Some((Micros(10 * MINUTE), Reason::Overlap)));
+            if catchup == Catchup::All {
+                assert_eq!((minutes(&skip), skip.skipped, next(&skip)), (vec![], None, Some(10)));
+            } else {
+                assert_eq!((minutes(&skip), next(&skip)), (vec![], Some(11)));
+                assert_eq!(skip.skipped, Some((Micros(10 * MINUTE), Reason::Overlap)));
+            }
             let queue = due(&rhythm, Overlap::Queue, catchup, true).plan(now, &UTC);
             assert_eq!((minutes(&queue), queue.skipped, next(&queue)), (vec![], None, Some(10)));
             let allow = due(&rhythm, Overlap::Allow, catchup, true).plan(now, &UTC);
@@ -344,6 +344,32 @@ mod tests {
         assert_eq!((minutes(&plan(12)), next(&plan(12))), (vec![], Some(70)));
         assert_eq!(plan(12).skipped, Some((Micros(10 * MINUTE), Reason::Missed)));
         assert_eq!((minutes(&plan(131)), next(&plan(131))), (vec![130], Some(190)));
+    }
+
+    /// The job before it ran for an hour.
+    #[test]
+    fn what_has_waited_for_its_job_is_not_missed() {
+        let hourly = Rhythm::Cron(Box::new(Cron::parse("10 * * * *").expect("a pattern")));
+        for catchup in [Catchup::None, Catchup::Last] {
+            let plan = due(&hourly, Overlap::Queue, catchup, false).plan(Micros(65 * MINUTE), &UTC);
+            assert_eq!((minutes(&plan), plan.skipped, next(&plan)), (vec![10], None, Some(70)));
+        }
+    }
+
+    /// PostgreSQL takes such zones: days of a week, and back.
+    #[test]
+    fn a_zone_that_is_set_by_weeks_ends_no_search() {
+        const WEEK: i64 = 167 * 3600;
+        const CHANGES: Changes = Changes(&[(i64::MIN / 2, -WEEK), (100 * DAY, WEEK), (300 * DAY, -WEEK)]);
+        let daily = Rhythm::Every(every(0, 1, 0));
+        let mut at = Micros(90 * DAY * SECOND);
+        for _ in 0..300 {
+            let Some(next) = daily.next(at, &CHANGES) else { break };
+            assert!(next > at);
+            at = next;
+        }
+        let due = Due { next: Micros(90 * DAY * SECOND), ..due(&daily, Overlap::Skip, Catchup::Last, false) };
+        assert_eq!(due.plan(Micros(310 * DAY * SECOND), &CHANGES).runs.len(), 1);
     }
 
     #[test]

@@ -23,8 +23,8 @@ pub trait Zone {
     fn period(&self, at: Moment) -> Period;
 }
 
-/// No offset in history is larger (the largest is under 16 hours).
-const WIDEST: i64 = 24 * 3600;
+/// No offset is larger: in history under 16 hours, in a POSIX specification up to 167 (getsecs, localtime.c).
+const WIDEST: i64 = 168 * 3600;
 
 /// What the wall clock shows.
 pub fn wall(zone: &impl Zone, at: Moment) -> Wall {

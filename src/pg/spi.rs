@@ -430,16 +430,14 @@ unsafe fn kept(trigger: u32, sql: CString) -> Result<pg_sys::SPIPlanPtr> {
     if let Some(plan) = known {
         return Ok(plan);
     }
-    // SAFETY: connected; the query outlives the call, which copies it. A plan that is replaced is nobody's: the trigger
-    // was made anew since it was run.
+    // SAFETY: connected; the query outlives the call, which copies it. A plan that is replaced is not freed: it may be
+    // the one that is running, when what it calls changes the table. The trigger, or its table, was made anew for that.
     unsafe {
         let plan = pg_sys::SPI_prepare(sql.as_ptr(), 0, std::ptr::null_mut());
         if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
             return Err(Error::Internal("could not prepare a query".into()));
         }
-        if let Some((_, old)) = KEPT.with_borrow_mut(|kept| kept.insert(trigger, (sql, plan))) {
-            pg_sys::SPI_freeplan(old);
-        }
+        KEPT.with_borrow_mut(|kept| kept.insert(trigger, (sql, plan)));
         Ok(plan)
     }
 }

@@ -59,6 +59,16 @@ impl Zone for TimeZone {
 }
 
 impl Schedule {
+    /// Does it say the same, whatever has become of it since?
+    pub fn is_like(&self, other: &Schedule) -> bool {
+        let said = |s: &Schedule| {
+            let place = (s.queue.clone(), s.task.clone(), s.priority, s.args.json_text());
+            let times = (s.cron.clone(), s.every, s.timezone.clone(), s.starts_at, s.ends_at);
+            (place, times, s.overlap, s.catchup, s.active)
+        };
+        said(self) == said(other)
+    }
+
     /// What makes its nominal times; or what is wrong with it, which only somebody who wrote to the table can see.
     pub fn rhythm(&self) -> std::result::Result<Rhythm, String> {
         let from = self.starts_at.unwrap_or(self.scheduled_at);
@@ -116,19 +126,29 @@ macro_rules! is_armed {
     };
 }
 
+/// Does a run of `s` wait for the job before it (engine::schedule, Due::plan)?
+macro_rules! waits {
+    () => {
+        " ((s.overlap = 'queue' OR (s.overlap = 'skip' AND s.catchup = 'all'))
+           AND EXISTS (SELECT FROM pgq.job AS j WHERE j.id = s.last_job))"
+    };
+}
+
 /// Index: schedule_due_idx from its start; locks the rows, skips those that somebody changes.
 static DUE: Statement = Statement::by_index(
     concat!(
         "SELECT ",
         columns!(),
-        " FROM pgq.schedule AS s WHERE s.active AND s.next_run <= $1 AND",
+        " FROM pgq.schedule AS s WHERE s.active AND s.next_run <= $1 AND NOT",
+        waits!(),
+        " AND",
         is_armed!("$2"),
         " ORDER BY s.next_run LIMIT $3 FOR UPDATE OF s SKIP LOCKED"
     ),
     &[Type::Time, Type::Oid, Type::Bigint],
 );
 
-/// Up to `most` schedules that are due, locked.
+/// Up to `most` schedules that are due, locked; those that wait for a job are left alone, however many there are.
 pub fn due(now: Micros, most: i64) -> Result<Vec<Schedule>> {
     DUE.rows(&[Arg::Time(now.0), Arg::Oid(database::current()), Arg::Bigint(most)], read)
 }
@@ -136,19 +156,28 @@ pub fn due(now: Micros, most: i64) -> Result<Vec<Schedule>> {
 /// Index: schedule_due_idx from its start; locks nothing.
 static NEXT_DUE: Statement = Statement::by_index(
     concat!(
-        "SELECT s.next_run FROM pgq.schedule AS s WHERE s.active AND s.next_run IS NOT NULL AND",
+        "SELECT s.next_run FROM pgq.schedule AS s WHERE s.active AND s.next_run IS NOT NULL AND NOT (s.next_run <= $2 AND",
+        waits!(),
+        ") AND",
         is_armed!("$1"),
         " ORDER BY s.next_run LIMIT 1"
     ),
-    &[Type::Oid],
+    &[Type::Oid, Type::Time],
 );
 
-/// When the next schedule is due; `None` for never.
-pub fn next_due() -> Result<Option<Micros>> {
+/// Index: schedule_due_idx from its start; locks nothing.
+static WAITING: Statement = Statement::by_index(
+    concat!("SELECT EXISTS (SELECT FROM pgq.schedule AS s WHERE s.active AND s.next_run <= $1 AND", waits!(), ")"),
+    &[Type::Time],
+);
+
+/// When the next schedule is due, and whether one that is due waits for a job.
+pub fn next_due(now: Micros) -> Result<(Option<Micros>, bool)> {
     if version::schema()? < Schema::Own {
-        return Ok(None);
+        return Ok((None, false));
     }
-    NEXT_DUE.row(&[Arg::Oid(database::current())], |row| row.must(1).map(Micros))
+    let next = NEXT_DUE.row(&[Arg::Oid(database::current()), Arg::Time(now.0)], |row| row.must(1).map(Micros))?;
+    Ok((next, WAITING.row(&[Arg::Time(now.0)], |row| row.must(1))?.unwrap_or(false)))
 }
 
 /// Index: schedule_pkey; locks the row.
@@ -194,12 +223,21 @@ static FIND: Statement = Statement::new(
     &[Type::Text],
 );
 
+/// Index: schedule_pkey; locks nothing.
+static LOOK: Statement =
+    Statement::new(concat!("SELECT ", columns!(), " FROM pgq.schedule AS s WHERE s.name = $1"), &[Type::Text]);
+
+/// The schedule of a name as it was committed last: for the question whose it is.
+pub fn look(name: &str) -> Result<Option<Schedule>> {
+    LOOK.row(&[Arg::Text(name)], read)
+}
+
 /// The schedule of a name, locked.
 pub fn find(name: &str) -> Result<Option<Schedule>> {
     FIND.row(&[Arg::Text(name)], read)
 }
 
-/// Index: schedule_pkey; locks the row.
+/// Index: schedule_pkey; locks the row. Only one of the queue that the caller was asked about is replaced.
 static STORE: Statement = Statement::new(
     "INSERT INTO pgq.schedule AS s (name, queue, task, args, priority, cron, every, timezone, overlap, catchup, active,
                                     starts_at, ends_at, scheduled_at, next_run)
@@ -209,7 +247,8 @@ static STORE: Statement = Statement::new(
             cron = EXCLUDED.cron, every = EXCLUDED.every, timezone = EXCLUDED.timezone, overlap = EXCLUDED.overlap,
             catchup = EXCLUDED.catchup, active = EXCLUDED.active, starts_at = EXCLUDED.starts_at,
             ends_at = EXCLUDED.ends_at, scheduled_at = EXCLUDED.scheduled_at, next_run = EXCLUDED.next_run,
-            skipped_at = NULL, skipped = NULL",
+            skipped_at = NULL, skipped = NULL
+      WHERE s.queue = $16",
     &[
         Type::Text,
         Type::Text,
@@ -226,6 +265,7 @@ static STORE: Statement = Statement::new(
         Type::Time,
         Type::Time,
         Type::Time,
+        Type::Text,
     ],
 );
 
@@ -238,10 +278,11 @@ static ARM_ONE: Statement = Statement::new(
     &[Type::Text, Type::Oid],
 );
 
-/// Stores a schedule, replacing the one of the same name. `words` are its overlap and catchup.
-pub fn store(s: &Schedule, every: Option<Interval>, words: [&str; 2]) -> Result<()> {
+/// Stores a schedule, replacing the one of the same name if its queue is `replaced`; was it stored? `words` are its
+/// overlap and catchup.
+pub fn store(s: &Schedule, every: Option<Interval>, words: [&str; 2], replaced: &str) -> Result<bool> {
     let time = |at: Option<Micros>| at.map_or(Arg::Null, |at| Arg::Time(at.0));
-    STORE.run(&[
+    let stored = STORE.run(&[
         Arg::Text(&s.name),
         Arg::Text(&s.queue),
         Arg::text(s.task.as_deref()),
@@ -257,8 +298,12 @@ pub fn store(s: &Schedule, every: Option<Interval>, words: [&str; 2]) -> Result<
         time(s.ends_at),
         Arg::Time(s.scheduled_at.0),
         time(s.next_run),
-    ])?;
-    ARM_ONE.run(&[Arg::Text(&s.name), Arg::Oid(database::current())]).map(drop)
+        Arg::Text(replaced),
+    ])? > 0;
+    if stored {
+        ARM_ONE.run(&[Arg::Text(&s.name), Arg::Oid(database::current())])?;
+    }
+    Ok(stored)
 }
 
 /// Index: schedule_pkey; locks the row.

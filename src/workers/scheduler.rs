@@ -58,6 +58,8 @@ pub(super) struct Scheduler {
     had_prepared: bool,
     pub(super) watch: Watch,
     complaint: Option<String>,
+    /// The same of schedules.
+    trouble: Option<String>,
     pub(super) parking: Parking,
     missed: Missed,
     counting: Counting,
@@ -99,6 +101,7 @@ pub fn run(argument: i32) {
         had_prepared: false,
         watch: Watch::default(),
         complaint: None,
+        trouble: None,
         parking: Parking::default(),
         missed: Missed::default(),
         counting: Counting::default(),
@@ -178,13 +181,22 @@ impl Scheduler {
             return;
         }
         let back = match schedules::fire(self.extension, now) {
-            Ok(Fired::Some) => {
-                seen.more = true;
-                return;
+            Ok(fired) => {
+                self.trouble = None;
+                match fired {
+                    Fired::Some => {
+                        seen.more = true;
+                        return;
+                    }
+                    Fired::NotBefore(back) => back,
+                }
             }
-            Ok(Fired::NotBefore(back)) => back,
             Err(error) => {
-                self.complain(format!("schedules could not be run: {} {}", error.sqlstate, error.message));
+                let what = format!("schedules could not be run: {} {}", error.sqlstate, error.message);
+                if self.trouble.as_ref() != Some(&what) {
+                    log::warning(&what);
+                    self.trouble = Some(what);
+                }
                 now.after(ROOM_EVERY)
             }
         };
@@ -387,7 +399,10 @@ impl Scheduler {
         self.missed.look(now)?;
         let (handlers, again) = self.parking.admit(registry::handlers(0, BOUND)?, self.shared, self.oid);
         let next_due = [promote::next_due()?, again].into_iter().flatten().min();
-        Ok(Seen { handlers, next_due, next_run: schedule::next_due()?, more })
+        let (next_run, waits) = schedule::next_due(now)?;
+        let soon = waits.then(|| now.after(schedules::WAIT));
+        let next_due = [next_due, soon].into_iter().flatten().min();
+        Ok(Seen { handlers, next_due, next_run, more })
     }
 
     /// COMMIT PREPARED tells nobody: while this database has prepared transactions, and once after, every queue

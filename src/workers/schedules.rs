@@ -2,20 +2,23 @@
 //! no promotion, and each with the step of its schedule.
 
 use crate::engine::deltas::Fact;
-use crate::engine::schedule::{Due, Plan, Reason};
+use crate::engine::names;
+use crate::engine::schedule::{Due, Plan, Reason, PORTION as RUNS};
 use crate::engine::state::State;
 use crate::engine::time::{Micros, Span};
 use crate::pg::xact::Caught;
 use crate::pg::zone::TimeZone;
-use crate::pg::{extension, xact};
+use crate::pg::{at_commit, extension, xact};
 use crate::store::insert::{self, NewJob};
+use crate::store::numbers;
 use crate::store::schedule::{self, Schedule, Step, STOPPED};
-use crate::store::{numbers, ready};
 
 /// The most schedules of one transaction.
 const PORTION: i64 = 100;
 /// How soon it is looked again whether the job that a run waits for has ended.
-const WAIT: Span = Span::from_millis(1_000);
+pub const WAIT: Span = Span::from_millis(1_000);
+/// What the jobs of one schedule may take at once, in bytes.
+const MEMORY: usize = 16 << 20;
 
 /// What came of it.
 pub enum Fired {
@@ -59,7 +62,9 @@ fn take_step(schedule: &Schedule, now: Micros) -> Result<Step, Caught> {
         Err(why) => return stopped(why),
     };
     let (overlap, catchup, is_busy) = (schedule.overlap, schedule.catchup, schedule.is_busy);
-    let due = Due { rhythm: &rhythm, next, ends: schedule.ends_at, overlap, catchup, is_busy };
+    // Each has its own copy of the args.
+    let most = (MEMORY / schedule.args.len().max(1)).clamp(1, RUNS);
+    let due = Due { rhythm: &rhythm, next, ends: schedule.ends_at, overlap, catchup, is_busy, most };
     let plan = due.plan(now, &zone);
     let ids = put(schedule, &plan)?;
     let run = plan.runs.last().copied().zip(ids.last().copied());
@@ -95,7 +100,7 @@ fn put(schedule: &Schedule, plan: &Plan) -> Result<Vec<i64>, Caught> {
     let ids = insert::bulk_put(&jobs)?;
     numbers::changed_by(&schedule.queue, Fact::Live(State::Ready), ids.len());
     if let Some(first) = ids.first() {
-        ready::returns(&schedule.queue, *first);
+        at_commit::touch_from(names::hash(&schedule.queue), *first);
     }
     Ok(ids)
 }
