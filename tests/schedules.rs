@@ -175,6 +175,7 @@ fn what_was_missed_is_caught_up_as_the_policy_says() {
     server.set("pgq.enabled", "on");
     let runs = |client: &mut Client, which: &str| count(client, &format!("ran WHERE args = '\"{which}\"'"));
     wait_until(PATIENCE, "all to be made up", || runs(&mut client, "all") == 11);
+    wait_until(PATIENCE, "the others' jobs", || count(&mut client, "pgq.job") == 0);
     assert_eq!(runs(&mut client, "last"), 1);
     // Less than a minute late: the last of them is not missed.
     assert_eq!(runs(&mut client, "none"), 1);
@@ -276,6 +277,24 @@ fn typed_again_unchanged_it_goes_on_with_what_is_due() {
     wait_until(PATIENCE, "the three", || count(&mut client, "ran") == 3);
     run(&mut client, &make.replace("\"a\": 1", "\"a\": 2"));
     assert_eq!(count(&mut client, "pgq.schedule WHERE next_run > now() + interval '23 h'"), 1);
+}
+
+/// What the scheduler is just putting is not put once more.
+#[test]
+fn typed_again_while_a_run_is_put_it_keeps_the_run_after_it() {
+    let (server, mut client) = shop();
+    server.set("pgq.enabled", "off");
+    let make = "SELECT pgq.schedule('daily', 'quick', every => '1 day')";
+    run(&mut client, make);
+    // As the scheduler does.
+    run(&mut client, "BEGIN; UPDATE pgq.schedule SET next_run = next_run + interval '1 day'");
+    let mut other = server.connect("shop");
+    let second = thread::spawn(move || other.batch_execute(make));
+    let mut watch = server.connect("shop");
+    wait_until(PATIENCE, "the second to wait", || count(&mut watch, "pg_locks WHERE NOT granted") > 0);
+    run(&mut client, "COMMIT");
+    second.join().expect("it ends").expect("it is his");
+    assert_eq!(count(&mut client, "pgq.schedule WHERE next_run > scheduled_at + interval '47 h'"), 1);
 }
 
 #[test]

@@ -95,10 +95,14 @@ fn schedule(
     let queue = check::queue(queue.as_deref())?;
     rights::need(Access::Admin, queue)?;
     let name = check::schedule(name.as_deref())?;
-    let old = schedule::look(name)?;
-    if let Some(old) = &old {
-        rights::need(Access::Admin, &old.queue)?;
-    }
+    let old = match schedule::look(name)? {
+        Some(seen) => {
+            rights::need(Access::Admin, &seen.queue)?;
+            // Locked: what the scheduler has put meanwhile is not put again.
+            schedule::find(name)?.filter(|found| found.queue == seen.queue)
+        }
+        None => None,
+    };
     if cron.is_some() == every.is_some() {
         let hint = format!("SELECT pgq.schedule('{name}', '{queue}', cron => '30 3 * * *')");
         return Err(Error::argument("exactly one of \"cron\" and \"every\" must be given", hint).into());
