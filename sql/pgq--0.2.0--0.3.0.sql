@@ -1,7 +1,8 @@
--- 0.2.0 → 0.3.0: schedules, and jobs put by changes of tables.
+-- 0.2.0 → 0.3.0: schedules, jobs put by changes of tables, order within groups, limits, and what comes after a job.
 --
--- New: pgq.schedule and pgq.armed_schedule, the functions for them, the view pgq.schedules; on_change and off_change. Nothing that was there
--- changes. Grants wait until the end, which takes milliseconds; jobs are put and run meanwhile.
+-- pgq.job, pgq.finished_job and pgq.queue_setting get columns: running jobs are waited for, and everybody else waits
+-- until the end, which takes as long as a look at all jobs. put, bulk_put, configure and stats are made anew, with more
+-- arguments at their ends; what was granted on them is kept.
 SET LOCAL search_path TO pg_catalog, pg_temp;
 
 -- What is under way is waited for, and then seen by the statements below: each takes a snapshot of its own.
@@ -15,7 +16,40 @@ BEGIN
     END IF;
 END
 $$;
-LOCK TABLE pgq.queue_grant IN SHARE ROW EXCLUSIVE MODE;
+LOCK TABLE pgq.job, pgq.finished_job, pgq.queue_setting, pgq.queue_grant IN ACCESS EXCLUSIVE MODE;
+
+-- The library of before may still run a procedure here, and that of now would not know of it.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pgq.job AS j
+                WHERE j.state OPERATOR(pg_catalog.=) 'leased' AND j.execute_at OPERATOR(pg_catalog.=) 'infinity')
+       AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+                    WHERE a.backend_type OPERATOR(pg_catalog.=) 'pgq executor'
+                      AND a.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_in_use',
+            MESSAGE = 'a job of this database runs as a procedure',
+            HINT = 'Wait for it (SELECT * FROM pgq.running), or pause its queue and wait; then type it again.';
+    END IF;
+END
+$$;
+
+ALTER TABLE pgq.job
+    ADD COLUMN group_key text COLLATE "C", ADD COLUMN flow bigint, ADD COLUMN parents integer NOT NULL DEFAULT 0,
+    ADD COLUMN token integer, DROP CONSTRAINT job_state_check,
+    ADD CONSTRAINT job_state_check CHECK (state = 'ready' OR state = 'scheduled' OR state = 'leased' OR state = 'waiting');
+ALTER TABLE pgq.finished_job ADD COLUMN group_key text COLLATE "C", ADD COLUMN flow bigint;
+ALTER TABLE pgq.queue_setting
+    ADD COLUMN group_running integer, ADD COLUMN group_holds boolean, ADD COLUMN max_running integer,
+    ADD COLUMN rate integer, ADD COLUMN rate_interval interval, ADD COLUMN rate_burst integer,
+    ADD COLUMN group_rate integer, ADD COLUMN group_interval interval, ADD COLUMN group_burst integer,
+    ADD COLUMN fair boolean,
+    ADD CONSTRAINT queue_setting_running_check CHECK (group_running >= 1 AND max_running >= 1),
+    ADD CONSTRAINT queue_setting_rate_check CHECK (
+        rate >= 1 AND rate_burst >= 1 AND rate_interval > '0'
+        AND group_rate >= 1 AND group_burst >= 1 AND group_interval > '0');
+CREATE INDEX job_group_idx ON pgq.job (queue, group_key, id) WHERE group_key IS NOT NULL AND state <> 'waiting';
+CREATE INDEX job_waiting_idx ON pgq.job (queue, group_key, id) WHERE state = 'waiting';
 
 -- What puts jobs by the clock. Written by the functions for it, and by the scheduler.
 CREATE TABLE pgq.schedule (
@@ -101,12 +135,69 @@ SELECT s.name, s.queue, s.task, s.priority, s.cron, s.every, s.timezone, s.overl
   FROM pgq.schedule AS s
  WHERE pgq.may('monitor', s.queue);
 
--- They belong to whoever types the upgrade, but everything of pgq must belong to who created the extension.
-DO $$
+-- What was granted on the functions that are made anew is kept: it is no part of the extension.
+CREATE FUNCTION pgq.regrant(functions text[], roles oid[], options boolean[])
+RETURNS void LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'regrant_wrapper';
+
+DO $upgrade$
 DECLARE
     owner name;
     made record;
+    functions text[];
+    roles oid[];
+    options boolean[];
 BEGIN
+    SELECT pg_catalog.array_agg(p.proname::text), pg_catalog.array_agg(a.grantee), pg_catalog.array_agg(a.is_grantable)
+      INTO functions, roles, options
+      FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace,
+           LATERAL pg_catalog.aclexplode(p.proacl) AS a
+     WHERE n.nspname OPERATOR(pg_catalog.=) 'pgq'
+       AND p.proname OPERATOR(pg_catalog.=) ANY (ARRAY['put', 'bulk_put', 'configure', 'stats', 'arm']::pg_catalog.name[])
+       AND a.grantee OPERATOR(pg_catalog.<>) p.proowner AND a.grantee OPERATOR(pg_catalog.<>) 0::pg_catalog.oid;
+
+    -- What the script before granted on arm counts as part of the extension until it is taken back in a script.
+    FOR made IN
+        SELECT DISTINCT r.rolname FROM pg_catalog.unnest(roles) AS g (role)
+          JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) g.role
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION pgq.arm() FROM %I', made.rolname);
+    END LOOP;
+
+    DROP FUNCTION pgq.put(text, jsonb, integer, timestamptz, interval, text, text, text, integer);
+    DROP FUNCTION pgq.bulk_put(text, jsonb, jsonb[], integer, timestamptz, interval, text);
+    DROP FUNCTION pgq.configure(text, integer, interval, interval, interval, interval, boolean, boolean);
+    DROP FUNCTION pgq.stats(text);
+
+    CREATE FUNCTION pgq.put(
+        queue text, args jsonb DEFAULT '{}', priority integer DEFAULT 0, execute_at timestamptz DEFAULT NULL,
+        delay interval DEFAULT NULL, task text DEFAULT NULL, key text DEFAULT NULL, on_conflict text DEFAULT 'keep',
+        max_attempts integer DEFAULT NULL, group_key text DEFAULT NULL, after bigint[] DEFAULT NULL,
+        after_failure text DEFAULT 'cancel', flow bigint DEFAULT NULL)
+    RETURNS bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'put_wrapper';
+
+    CREATE FUNCTION pgq.bulk_put(
+        queue text, jobs jsonb DEFAULT NULL, args jsonb[] DEFAULT NULL, priority integer DEFAULT 0,
+        execute_at timestamptz DEFAULT NULL, delay interval DEFAULT NULL, task text DEFAULT NULL,
+        group_key text DEFAULT NULL, after bigint[] DEFAULT NULL, after_failure text DEFAULT 'cancel',
+        flow bigint DEFAULT NULL)
+    RETURNS SETOF bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bulk_put_wrapper';
+
+    CREATE FUNCTION pgq.configure(
+        queue text, max_attempts integer DEFAULT NULL, backoff interval DEFAULT NULL, max_backoff interval DEFAULT NULL,
+        keep_done interval DEFAULT NULL, keep_dead interval DEFAULT NULL, notify boolean DEFAULT NULL,
+        reset boolean DEFAULT false, group_running integer DEFAULT NULL, group_holds boolean DEFAULT NULL,
+        max_running integer DEFAULT NULL, rate integer DEFAULT NULL, rate_interval interval DEFAULT NULL,
+        rate_burst integer DEFAULT NULL, group_rate integer DEFAULT NULL, group_interval interval DEFAULT NULL,
+        group_burst integer DEFAULT NULL, fair boolean DEFAULT NULL)
+    RETURNS pgq.queue_setting LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'configure_wrapper';
+
+    CREATE FUNCTION pgq.stats(queue text DEFAULT NULL)
+    RETURNS TABLE (queue text, ready bigint, scheduled bigint, leased bigint, running bigint, dead bigint,
+        oldest_ready interval, done_total bigint, failed_total bigint, since timestamptz, workers bigint,
+        paused boolean, parked text, handlers bigint, waiting bigint)
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'stats_wrapper';
+
+    -- They belong to whoever types the upgrade, but everything of pgq must belong to who created the extension.
     SELECT r.rolname INTO STRICT owner
       FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) e.extowner
      WHERE e.extname OPERATOR(pg_catalog.=) 'pgq';
@@ -119,13 +210,17 @@ BEGIN
          WHERE n.nspname OPERATOR(pg_catalog.=) 'pgq'
            AND p.proname OPERATOR(pg_catalog.=) ANY (ARRAY['schedule', 'unschedule', 'pause_schedule', 'resume_schedule',
                                                            'run_schedule', 'next_runs', 'on_change', 'off_change',
-                                                           'change_trigger']::pg_catalog.name[])
+                                                           'change_trigger', 'put', 'bulk_put', 'configure', 'stats']::pg_catalog.name[])
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO %I', made.name, owner);
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', made.name);
     END LOOP;
+    -- Last, as the tables are ours by now.
+    PERFORM pgq.regrant(COALESCE(functions, '{}'), COALESCE(roles, '{}'), COALESCE(options, '{}'));
 END
-$$;
+$upgrade$;
+
+DROP FUNCTION pgq.regrant(text[], oid[], boolean[]);
 
 COMMENT ON TABLE pgq.schedule IS 'Schedules: what puts jobs by the clock. A run is put and the next one stored in one transaction. Use the functions, not DML.';
 COMMENT ON COLUMN pgq.schedule.name IS 'Name of the schedule in this database.';
@@ -230,36 +325,49 @@ $$Lets the handlers and schedules of a copy run: of a database that was restored
 Returns false when nothing was held.
 Example: SELECT pgq.arm();$$;
 
+COMMENT ON COLUMN pgq.job.group_key IS 'Group: jobs of one (queue, group) run one at a time, in the order of their ids. NULL: none.';
+COMMENT ON COLUMN pgq.job.flow IS 'Flow that the job belongs to. NULL: none.';
+COMMENT ON COLUMN pgq.job.parents IS 'How many of the jobs that it comes after have not ended.';
+COMMENT ON COLUMN pgq.job.token IS 'Leased, in a queue with max_running: which of its places the job has. Else NULL.';
+COMMENT ON COLUMN pgq.job.state IS 'ready: may be claimed. scheduled: waits for execute_at, put so or after a failure. leased: claimed until execute_at. waiting: for other jobs, of its group or that it comes after; then ready or scheduled.';
+COMMENT ON TABLE pgq.job IS 'Live jobs: ready, scheduled, leased or waiting. A job that a function handler runs is a row whose removal has not committed yet. Jobs of a (queue, task) pair are run only by a handler registered for exactly that pair, or claimed by an outside worker. Use the functions, not DML. The row is the type that claim returns and that handlers may take.';
+COMMENT ON CONSTRAINT job_state_check ON pgq.job IS 'The states of a live job.';
+COMMENT ON INDEX pgq.job_group_idx IS 'Serves put and claim: the jobs at the head of a group.';
+COMMENT ON INDEX pgq.job_waiting_idx IS 'Serves put and the end of a job: those of a group that wait for others.';
+COMMENT ON COLUMN pgq.finished_job.group_key IS 'Group of the job; NULL: none.';
+COMMENT ON COLUMN pgq.finished_job.flow IS 'Flow of the job; NULL: none.';
+COMMENT ON COLUMN pgq.queue_setting.group_running IS 'Jobs of one group that run at a time. They begin in the order of their ids. NULL: 1.';
+COMMENT ON COLUMN pgq.queue_setting.group_holds IS 'Does a job that failed hold its group until it is done or dead? False: the others pass until its next try. NULL: yes.';
+COMMENT ON COLUMN pgq.queue_setting.max_running IS 'Jobs of the queue that run at a time, in workers and outside. NULL: no limit.';
+COMMENT ON COLUMN pgq.queue_setting.rate IS 'Jobs of the queue that begin in each rate_interval. NULL: no limit.';
+COMMENT ON COLUMN pgq.queue_setting.rate_interval IS 'Interval of rate. NULL: one second.';
+COMMENT ON COLUMN pgq.queue_setting.rate_burst IS 'Jobs beyond rate that may begin in one interval after a pause. NULL: 1.';
+COMMENT ON COLUMN pgq.queue_setting.group_rate IS 'Jobs of each group that begin in each group_interval. NULL: no limit.';
+COMMENT ON COLUMN pgq.queue_setting.group_interval IS 'Interval of group_rate. NULL: one second.';
+COMMENT ON COLUMN pgq.queue_setting.group_burst IS 'Jobs of a group beyond group_rate that may begin in one interval after a pause. NULL: 1.';
+COMMENT ON COLUMN pgq.queue_setting.fair IS 'Do groups take turns? NULL: no, jobs are taken by priority and id.';
+COMMENT ON CONSTRAINT queue_setting_running_check ON pgq.queue_setting IS 'At least one at a time.';
+COMMENT ON CONSTRAINT queue_setting_rate_check ON pgq.queue_setting IS 'At least one in an interval that is longer than nothing.';
+
+COMMENT ON FUNCTION pgq.put(text, jsonb, integer, timestamptz, interval, text, text, text, integer, text, bigint[], text, bigint) IS
+$$Puts one job into a queue, due at execute_at, after delay, or now. With a key, and a job of that key ready or scheduled: on_conflict keep leaves it, replace gives it the new task, args, priority, time and max_attempts, error raises 23505. With a group_key, jobs of one group run one at a time, in the order of their ids.
+Returns the job's id; for keep and replace that of the job already there.
+Example: SELECT pgq.put('mail', '{"to": "ada@example.org"}', delay => '5 min');$$;
+
+COMMENT ON FUNCTION pgq.bulk_put(text, jsonb, jsonb[], integer, timestamptz, interval, text, text, bigint[], text, bigint) IS
+$$Puts many jobs into a queue: either args, an array with the args of each, or jobs, an array of objects with the keys args, priority, execute_at, delay, task, key, max_attempts and group_key; what an object leaves out comes from the other arguments. A key is treated as put does with on_conflict keep.
+Returns their ids, in the order given.
+Example: SELECT pgq.bulk_put('mail', jobs => '[{"args": {"to": "ada@example.org"}, "priority": 5}]');$$;
+
+COMMENT ON FUNCTION pgq.configure(text, integer, interval, interval, interval, interval, boolean, boolean, integer, boolean, integer, integer, interval, integer, integer, interval, integer, boolean) IS
+$$Sets how a queue retries, keeps and notifies. NULL leaves a value as it is; with reset, values not given go back to the server's settings.
+Returns the queue's settings, one row.
+Example: SELECT * FROM pgq.configure('mail', max_attempts => 10, keep_done => '1 day');$$;
+
+COMMENT ON FUNCTION pgq.stats(text) IS
+$$Shows how many jobs a queue has, or each queue. Costs the number of queues, not of jobs.
+Returns for each queue its ready, scheduled, leased and dead jobs, those that executors run now (until the commit also counted as ready or leased), the age of the oldest ready one, the jobs done and failed since the time in since, its executors, whether it is paused, why handlers are parked, how many handlers it has, and its jobs that wait for other jobs.
+Example: SELECT queue, ready, running, dead FROM pgq.stats();$$;
+
 REVOKE ALL ON TABLE pgq.schedule, pgq.armed_schedule, pgq.schedules FROM PUBLIC;
 REVOKE ALL ON TYPE pgq.schedule, pgq.armed_schedule, pgq.schedules FROM PUBLIC;
-
--- What grant_usage gives along with each access.
-DO $$
-DECLARE
-    held record;
-BEGIN
-    FOR held IN
-        SELECT DISTINCT r.rolname, g.access
-          FROM pgq.queue_grant AS g
-          JOIN pg_catalog.pg_roles AS r
-            ON r.oid OPERATOR(pg_catalog.=) g.role_oid AND r.rolname OPERATOR(pg_catalog.=) g.role
-    LOOP
-        EXECUTE pg_catalog.format(
-            'GRANT EXECUTE ON FUNCTION pgq.next_runs(text, integer, text, timestamptz) TO %I', held.rolname);
-        IF held.access OPERATOR(pg_catalog.=) ANY (ARRAY['produce', 'admin']) THEN
-            EXECUTE pg_catalog.format(
-                'GRANT EXECUTE ON FUNCTION pgq.on_change(regclass, text, text[], text[], text[]),
-                     pgq.off_change(regclass, text), pgq.change_trigger() TO %I', held.rolname);
-        END IF;
-        IF held.access OPERATOR(pg_catalog.=) ANY (ARRAY['monitor', 'admin']) THEN
-            EXECUTE pg_catalog.format('GRANT SELECT ON TABLE pgq.schedules TO %I', held.rolname);
-        END IF;
-        IF held.access OPERATOR(pg_catalog.=) 'admin' THEN
-            EXECUTE pg_catalog.format(
-                'GRANT EXECUTE ON FUNCTION pgq.schedule(text, text, text, interval, jsonb, text, integer, text, text, text,
-                     boolean, timestamptz, timestamptz), pgq.unschedule(text), pgq.pause_schedule(text),
-                     pgq.resume_schedule(text), pgq.run_schedule(text) TO %I', held.rolname);
-        END IF;
-    END LOOP;
-END
-$$;

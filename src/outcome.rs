@@ -43,6 +43,11 @@ pub struct Failed<'a> {
 }
 
 impl Failed<'_> {
+    /// The group that it holds until its next try.
+    pub fn holds(&self) -> Option<&str> {
+        self.again.and(self.job.group.as_deref())
+    }
+
     fn word(&self) -> Word {
         self.again.map_or(Outcome::Dead.word(), |(state, _)| state.word())
     }

@@ -3,7 +3,7 @@
 COMMENT ON SCHEMA pgq IS 'pgq: a job queue with handlers that run in the database. All of it lives in this schema.';
 
 -- Live jobs.
-COMMENT ON TABLE pgq.job IS 'Live jobs: ready, scheduled or leased. A job that a function handler runs is a row whose removal has not committed yet. Jobs of a (queue, task) pair are run only by a handler registered for exactly that pair, or claimed by an outside worker. Use the functions, not DML. The row is the type that claim returns and that handlers may take.';
+COMMENT ON TABLE pgq.job IS 'Live jobs: ready, scheduled, leased or waiting. A job that a function handler runs is a row whose removal has not committed yet. Jobs of a (queue, task) pair are run only by a handler registered for exactly that pair, or claimed by an outside worker. Use the functions, not DML. The row is the type that claim returns and that handlers may take.';
 COMMENT ON COLUMN pgq.job.id IS 'Number of the job in this database; kept through retries and by the finished job.';
 COMMENT ON COLUMN pgq.job.queue IS 'Queue of the job. A queue needs no creation.';
 COMMENT ON COLUMN pgq.job.task IS 'Task: a kind of job inside the queue. NULL: none; only a handler registered without a task runs it.';
@@ -11,7 +11,7 @@ COMMENT ON COLUMN pgq.job.args IS 'What the handler gets: any JSON value.';
 COMMENT ON COLUMN pgq.job.priority IS 'Larger is claimed first, inside one queue; among equals the smaller id.';
 COMMENT ON COLUMN pgq.job.execute_at IS 'Ready: since when it may run. Scheduled: when it is due. Leased: end of its lease; infinity: an executor of this server runs it, as a procedure, and the lease does not end by time.';
 COMMENT ON COLUMN pgq.job.created_at IS 'When it was put.';
-COMMENT ON COLUMN pgq.job.state IS 'ready: may be claimed. scheduled: waits for execute_at, put so or after a failure. leased: claimed until execute_at.';
+COMMENT ON COLUMN pgq.job.state IS 'ready: may be claimed. scheduled: waits for execute_at, put so or after a failure. leased: claimed until execute_at. waiting: for other jobs, of its group or that it comes after; then ready or scheduled.';
 COMMENT ON COLUMN pgq.job.attempt IS 'Attempts made or under way so far: 0 until the first. In the row that claim returns or a handler takes: the number of the attempt being made now. (id, attempt) names one claim for ever.';
 COMMENT ON COLUMN pgq.job.failures IS 'Failures counted against max_attempts, recorded by an executor or by pgq.fail. Not counted: a release, and, up to a bound, a serialization failure, a deadlock or a lock that was not available.';
 COMMENT ON COLUMN pgq.job.max_attempts IS 'Failures at which the job is dead, as put. NULL: the first given of the handler, the queue and the setting pgq.max_attempts.';
@@ -19,6 +19,10 @@ COMMENT ON COLUMN pgq.job.key IS 'At most one ready or scheduled job of a queue 
 COMMENT ON COLUMN pgq.job.crashes IS 'How often the server crashed, or its worker ended with FATAL, while the job ran alone. At pgq.max_crashes it is dead.';
 COMMENT ON COLUMN pgq.job.error IS 'Last failure: an object with the keys sqlstate, message, detail, hint and context, as far as known. NULL: none yet.';
 COMMENT ON COLUMN pgq.job.quarantined IS 'True: a process died while the job ran, so that it runs alone in its transaction until an attempt has ended, and for good if a crash was counted.';
+COMMENT ON COLUMN pgq.job.group_key IS 'Group: jobs of one (queue, group) run one at a time, in the order of their ids. NULL: none.';
+COMMENT ON COLUMN pgq.job.flow IS 'Flow that the job belongs to. NULL: none.';
+COMMENT ON COLUMN pgq.job.parents IS 'How many of the jobs that it comes after have not ended.';
+COMMENT ON COLUMN pgq.job.token IS 'Leased, in a queue with max_running: which of its places the job has. Else NULL.';
 COMMENT ON CONSTRAINT job_pkey ON pgq.job IS 'One row for each id.';
 COMMENT ON CONSTRAINT job_state_check ON pgq.job IS 'The states of a live job.';
 COMMENT ON CONSTRAINT job_attempt_check ON pgq.job IS 'Counts are not negative, and there are no more failures than attempts.';
@@ -29,6 +33,8 @@ COMMENT ON INDEX pgq.job_ready_idx IS 'Serves the claim: ready jobs of a queue, 
 COMMENT ON INDEX pgq.job_due_idx IS 'Serves the scheduler: promotion of due jobs and end of leases, earliest first.';
 COMMENT ON INDEX pgq.job_quarantine_idx IS 'Serves the claim of jobs in quarantine; empty where no process died.';
 COMMENT ON INDEX pgq.job_key_idx IS 'Serves the keyed put: is there a ready or scheduled job with this key?';
+COMMENT ON INDEX pgq.job_group_idx IS 'Serves put and claim: the jobs at the head of a group.';
+COMMENT ON INDEX pgq.job_waiting_idx IS 'Serves put and the end of a job: those of a group that wait for others.';
 COMMENT ON SEQUENCE pgq.job_id_seq IS 'Ids of jobs. A put that rolled back leaves a gap.';
 
 -- Finished jobs.
@@ -48,6 +54,8 @@ COMMENT ON COLUMN pgq.finished_job.outcome IS 'done: it succeeded. dead: it fail
 COMMENT ON COLUMN pgq.finished_job.result IS 'Done jobs: what the handler returned, or what complete was given; else NULL.';
 COMMENT ON COLUMN pgq.finished_job.error IS 'Last failure: an object with the keys sqlstate, message, detail, hint and context, as far as known. NULL: it never failed.';
 COMMENT ON COLUMN pgq.finished_job.finished_at IS 'When it became done, dead or cancelled; keep_done and keep_dead count from here.';
+COMMENT ON COLUMN pgq.finished_job.group_key IS 'Group of the job; NULL: none.';
+COMMENT ON COLUMN pgq.finished_job.flow IS 'Flow of the job; NULL: none.';
 COMMENT ON CONSTRAINT finished_job_pkey ON pgq.finished_job IS 'One row for each id.';
 COMMENT ON CONSTRAINT finished_job_outcome_check ON pgq.finished_job IS 'The outcomes of a finished job.';
 COMMENT ON INDEX pgq.finished_job_pkey IS 'Serves retry and wait: a finished job by its id.';
@@ -63,6 +71,18 @@ COMMENT ON COLUMN pgq.queue_setting.keep_done IS 'How long done jobs are kept; 0
 COMMENT ON COLUMN pgq.queue_setting.keep_dead IS 'How long dead and cancelled jobs are kept. NULL: the setting pgq.keep_dead.';
 COMMENT ON COLUMN pgq.queue_setting.notify IS 'Is NOTIFY sent on channel pgq_<queue> when jobs become ready? NULL: yes, unless the queue has a handler.';
 COMMENT ON COLUMN pgq.queue_setting.paused IS 'Paused by a person: puts go on, running jobs finish, nothing is claimed.';
+COMMENT ON COLUMN pgq.queue_setting.group_running IS 'Jobs of one group that run at a time. They begin in the order of their ids. NULL: 1.';
+COMMENT ON COLUMN pgq.queue_setting.group_holds IS 'Does a job that failed hold its group until it is done or dead? False: the others pass until its next try. NULL: yes.';
+COMMENT ON COLUMN pgq.queue_setting.max_running IS 'Jobs of the queue that run at a time, in workers and outside. NULL: no limit.';
+COMMENT ON COLUMN pgq.queue_setting.rate IS 'Jobs of the queue that begin in each rate_interval. NULL: no limit.';
+COMMENT ON COLUMN pgq.queue_setting.rate_interval IS 'Interval of rate. NULL: one second.';
+COMMENT ON COLUMN pgq.queue_setting.rate_burst IS 'Jobs beyond rate that may begin in one interval after a pause. NULL: 1.';
+COMMENT ON COLUMN pgq.queue_setting.group_rate IS 'Jobs of each group that begin in each group_interval. NULL: no limit.';
+COMMENT ON COLUMN pgq.queue_setting.group_interval IS 'Interval of group_rate. NULL: one second.';
+COMMENT ON COLUMN pgq.queue_setting.group_burst IS 'Jobs of a group beyond group_rate that may begin in one interval after a pause. NULL: 1.';
+COMMENT ON COLUMN pgq.queue_setting.fair IS 'Do groups take turns? NULL: no, jobs are taken by priority and id.';
+COMMENT ON CONSTRAINT queue_setting_running_check ON pgq.queue_setting IS 'At least one at a time.';
+COMMENT ON CONSTRAINT queue_setting_rate_check ON pgq.queue_setting IS 'At least one in an interval that is longer than nothing.';
 COMMENT ON CONSTRAINT queue_setting_pkey ON pgq.queue_setting IS 'One row for each queue.';
 COMMENT ON CONSTRAINT queue_setting_max_attempts_check ON pgq.queue_setting IS 'At least one attempt.';
 COMMENT ON INDEX pgq.queue_setting_pkey IS 'Serves configure, pause and resume, and the look of claims at paused.';
@@ -149,13 +169,13 @@ COMMENT ON CONSTRAINT armed_schedule_pkey ON pgq.armed_schedule IS 'One row for 
 COMMENT ON INDEX pgq.armed_schedule_pkey IS 'Serves schedule, unschedule and arm, and the scheduler''s look for schedules that are due.';
 
 -- Functions: what it does; what it returns; an example.
-COMMENT ON FUNCTION pgq.put(text, jsonb, integer, timestamptz, interval, text, text, text, integer) IS
-$$Puts one job into a queue, due at execute_at, after delay, or now. With a key, and a job of that key ready or scheduled: on_conflict keep leaves it, replace gives it the new task, args, priority, time and max_attempts, error raises 23505.
+COMMENT ON FUNCTION pgq.put(text, jsonb, integer, timestamptz, interval, text, text, text, integer, text, bigint[], text, bigint) IS
+$$Puts one job into a queue, due at execute_at, after delay, or now. With a key, and a job of that key ready or scheduled: on_conflict keep leaves it, replace gives it the new task, args, priority, time and max_attempts, error raises 23505. With a group_key, jobs of one group run one at a time, in the order of their ids.
 Returns the job's id; for keep and replace that of the job already there.
 Example: SELECT pgq.put('mail', '{"to": "ada@example.org"}', delay => '5 min');$$;
 
-COMMENT ON FUNCTION pgq.bulk_put(text, jsonb, jsonb[], integer, timestamptz, interval, text) IS
-$$Puts many jobs into a queue: either args, an array with the args of each, or jobs, an array of objects with the keys args, priority, execute_at, delay, task, key and max_attempts; what an object leaves out comes from the other arguments. A key is treated as put does with on_conflict keep.
+COMMENT ON FUNCTION pgq.bulk_put(text, jsonb, jsonb[], integer, timestamptz, interval, text, text, bigint[], text, bigint) IS
+$$Puts many jobs into a queue: either args, an array with the args of each, or jobs, an array of objects with the keys args, priority, execute_at, delay, task, key, max_attempts and group_key; what an object leaves out comes from the other arguments. A key is treated as put does with on_conflict keep.
 Returns their ids, in the order given.
 Example: SELECT pgq.bulk_put('mail', jobs => '[{"args": {"to": "ada@example.org"}, "priority": 5}]');$$;
 
@@ -199,7 +219,7 @@ $$Removes the handler of a (queue, task) pair. Its jobs wait for an outside work
 Returns false when there was none.
 Example: SELECT pgq.unregister('mail');$$;
 
-COMMENT ON FUNCTION pgq.configure(text, integer, interval, interval, interval, interval, boolean, boolean) IS
+COMMENT ON FUNCTION pgq.configure(text, integer, interval, interval, interval, interval, boolean, boolean, integer, boolean, integer, integer, interval, integer, integer, interval, integer, boolean) IS
 $$Sets how a queue retries, keeps and notifies. NULL leaves a value as it is; with reset, values not given go back to the server's settings.
 Returns the queue's settings, one row.
 Example: SELECT * FROM pgq.configure('mail', max_attempts => 10, keep_done => '1 day');$$;
@@ -300,7 +320,7 @@ Example: SELECT pgq.waiting(4711);$$;
 
 COMMENT ON FUNCTION pgq.stats(text) IS
 $$Shows how many jobs a queue has, or each queue. Costs the number of queues, not of jobs.
-Returns for each queue its ready, scheduled, leased and dead jobs, those that executors run now (until the commit also counted as ready or leased), the age of the oldest ready one, the jobs done and failed since the time in since, its executors, whether it is paused, why handlers are parked, and how many handlers it has.
+Returns for each queue its ready, scheduled, leased and dead jobs, those that executors run now (until the commit also counted as ready or leased), the age of the oldest ready one, the jobs done and failed since the time in since, its executors, whether it is paused, why handlers are parked, how many handlers it has, and its jobs that wait for other jobs.
 Example: SELECT queue, ready, running, dead FROM pgq.stats();$$;
 
 COMMENT ON FUNCTION pgq.current_job() IS

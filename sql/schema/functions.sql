@@ -3,12 +3,15 @@
 CREATE FUNCTION pgq.put(
     queue text, args jsonb DEFAULT '{}', priority integer DEFAULT 0, execute_at timestamptz DEFAULT NULL,
     delay interval DEFAULT NULL, task text DEFAULT NULL, key text DEFAULT NULL, on_conflict text DEFAULT 'keep',
-    max_attempts integer DEFAULT NULL)
+    max_attempts integer DEFAULT NULL, group_key text DEFAULT NULL, after bigint[] DEFAULT NULL,
+    after_failure text DEFAULT 'cancel', flow bigint DEFAULT NULL)
 RETURNS bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'put_wrapper';
 
 CREATE FUNCTION pgq.bulk_put(
     queue text, jobs jsonb DEFAULT NULL, args jsonb[] DEFAULT NULL, priority integer DEFAULT 0,
-    execute_at timestamptz DEFAULT NULL, delay interval DEFAULT NULL, task text DEFAULT NULL)
+    execute_at timestamptz DEFAULT NULL, delay interval DEFAULT NULL, task text DEFAULT NULL,
+    group_key text DEFAULT NULL, after bigint[] DEFAULT NULL, after_failure text DEFAULT 'cancel',
+    flow bigint DEFAULT NULL)
 RETURNS SETOF bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bulk_put_wrapper';
 
 CREATE FUNCTION pgq.claim(
@@ -45,7 +48,10 @@ RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'unregister_wrapper';
 CREATE FUNCTION pgq.configure(
     queue text, max_attempts integer DEFAULT NULL, backoff interval DEFAULT NULL, max_backoff interval DEFAULT NULL,
     keep_done interval DEFAULT NULL, keep_dead interval DEFAULT NULL, notify boolean DEFAULT NULL,
-    reset boolean DEFAULT false)
+    reset boolean DEFAULT false, group_running integer DEFAULT NULL, group_holds boolean DEFAULT NULL,
+    max_running integer DEFAULT NULL, rate integer DEFAULT NULL, rate_interval interval DEFAULT NULL,
+    rate_burst integer DEFAULT NULL, group_rate integer DEFAULT NULL, group_interval interval DEFAULT NULL,
+    group_burst integer DEFAULT NULL, fair boolean DEFAULT NULL)
 RETURNS pgq.queue_setting LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'configure_wrapper';
 
 CREATE FUNCTION pgq.pause(queue text DEFAULT NULL)
@@ -116,7 +122,7 @@ RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'waiting_wrapper';
 CREATE FUNCTION pgq.stats(queue text DEFAULT NULL)
 RETURNS TABLE (queue text, ready bigint, scheduled bigint, leased bigint, running bigint, dead bigint,
     oldest_ready interval, done_total bigint, failed_total bigint, since timestamptz, workers bigint,
-    paused boolean, parked text, handlers bigint)
+    paused boolean, parked text, handlers bigint, waiting bigint)
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'stats_wrapper';
 
 CREATE FUNCTION pgq.current_job()

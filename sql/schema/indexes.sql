@@ -4,5 +4,7 @@ CREATE INDEX job_task_idx ON pgq.job (queue, task, priority DESC, id) WHERE stat
 CREATE INDEX job_quarantine_idx ON pgq.job (queue, priority DESC, id) WHERE quarantined AND state = 'ready';
 CREATE INDEX job_due_idx ON pgq.job (execute_at) WHERE state = 'scheduled' OR state = 'leased';
 CREATE INDEX job_key_idx ON pgq.job (queue, key) WHERE key IS NOT NULL;
+CREATE INDEX job_group_idx ON pgq.job (queue, group_key, id) WHERE group_key IS NOT NULL AND state <> 'waiting';
+CREATE INDEX job_waiting_idx ON pgq.job (queue, group_key, id) WHERE state = 'waiting';
 CREATE INDEX finished_job_queue_idx ON pgq.finished_job (queue, outcome, finished_at);
 CREATE INDEX schedule_due_idx ON pgq.schedule (next_run) WHERE active;

@@ -15,8 +15,12 @@ CREATE TABLE pgq.job (
     crashes      integer NOT NULL DEFAULT 0,
     error        jsonb,
     quarantined  boolean NOT NULL DEFAULT false,
+    group_key    text COLLATE "C",
+    flow         bigint,
+    parents      integer NOT NULL DEFAULT 0,
+    token        integer,
     CONSTRAINT job_pkey PRIMARY KEY (id),
-    CONSTRAINT job_state_check CHECK (state = 'ready' OR state = 'scheduled' OR state = 'leased'),
+    CONSTRAINT job_state_check CHECK (state = 'ready' OR state = 'scheduled' OR state = 'leased' OR state = 'waiting'),
     CONSTRAINT job_attempt_check CHECK (attempt >= 0 AND failures >= 0 AND failures <= attempt AND crashes >= 0),
     CONSTRAINT job_max_attempts_check CHECK (max_attempts >= 1)
 ) WITH (
@@ -51,6 +55,8 @@ CREATE TABLE pgq.finished_job (
     result       jsonb,
     error        jsonb,
     finished_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    group_key    text COLLATE "C",
+    flow         bigint,
     CONSTRAINT finished_job_pkey PRIMARY KEY (id),
     CONSTRAINT finished_job_outcome_check CHECK (outcome = 'done' OR outcome = 'dead' OR outcome = 'cancelled')
 ) WITH (
@@ -68,8 +74,22 @@ CREATE TABLE pgq.queue_setting (
     keep_dead    interval,
     notify       boolean,
     paused       boolean NOT NULL DEFAULT false,
+    group_running  integer,
+    group_holds    boolean,
+    max_running    integer,
+    rate           integer,
+    rate_interval  interval,
+    rate_burst     integer,
+    group_rate     integer,
+    group_interval interval,
+    group_burst    integer,
+    fair           boolean,
     CONSTRAINT queue_setting_pkey PRIMARY KEY (queue),
-    CONSTRAINT queue_setting_max_attempts_check CHECK (max_attempts >= 1)
+    CONSTRAINT queue_setting_max_attempts_check CHECK (max_attempts >= 1),
+    CONSTRAINT queue_setting_running_check CHECK (group_running >= 1 AND max_running >= 1),
+    CONSTRAINT queue_setting_rate_check CHECK (
+        rate >= 1 AND rate_burst >= 1 AND rate_interval > '0'
+        AND group_rate >= 1 AND group_burst >= 1 AND group_interval > '0')
 );
 
 -- The functions of queues and tasks. Functions are kept as text, roles as name and oid: reg* types

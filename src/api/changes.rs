@@ -10,7 +10,6 @@ use crate::engine::access::Access;
 use crate::engine::changes::{literal, Watch, EVENTS};
 use crate::engine::names;
 use crate::engine::parking::quoted;
-use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::pg::changes::{Call, Change, Event};
 use crate::pg::datum::Flat;
@@ -150,16 +149,8 @@ fn change_trigger(call: Call) -> std::result::Result<(), ErrorReport> {
         return Err(misused().into());
     }
     let watch = Watch { relation: &relation, event, old: old.as_deref(), new: new.as_deref(), key, columns };
-    let like = NewJob {
-        queue: queue.into(),
-        task: None,
-        args: Flat::jsonb("{}").ok_or_else(|| Error::Internal("{} is no JSON".into()))?,
-        priority: 0,
-        execute_at: clock::now(),
-        state: State::Ready.word(),
-        key: None,
-        max_attempts: None,
-    };
+    let args = Flat::jsonb("{}").ok_or_else(|| Error::Internal("{} is no JSON".into()))?;
+    let like = NewJob::ready(queue.into(), args, clock::now());
     change.query(&watch.query(), |args| put::many(&like, args))?;
     Ok(())
 }

@@ -23,7 +23,7 @@ use crate::pg::{at_commit, clock, log, xact};
 use crate::settings;
 use crate::store::finish::{self, End, Return};
 use crate::store::row::Job;
-use crate::store::{claim, numbers, promote, registry};
+use crate::store::{claim, groups, numbers, promote, registry};
 
 thread_local! {
     static WARNED: Cell<bool> = const { Cell::new(false) };
@@ -82,6 +82,7 @@ fn claim(
     if until.is_none() && !taken.is_empty() {
         warn_of_autocommit();
     }
+    groups::pass_on()?;
     let rows: Vec<Flat> = taken.iter().map(Job::claimed_row).collect();
     Ok(SetOfIterator::new(rows))
 }
@@ -132,7 +133,9 @@ fn warn_of_autocommit() {
 #[pg_extern(sql = false)]
 fn complete(id: Option<i64>, attempt: Option<i32>, result: Option<Flat>) -> std::result::Result<bool, ErrorReport> {
     let (id, attempt) = (check::given("id", id)?, check::given("attempt", attempt)?);
-    Ok(complete_one(id, attempt, result.as_ref())?)
+    let done = complete_one(id, attempt, result.as_ref())?;
+    groups::pass_on()?;
+    Ok(done)
 }
 
 fn complete_one(id: i64, attempt: i32, result: Option<&Flat>) -> Result<bool> {
@@ -166,6 +169,7 @@ fn bulk_complete(
             accepted.push(id);
         }
     }
+    groups::pass_on()?;
     Ok(SetOfIterator::new(accepted))
 }
 
@@ -192,7 +196,9 @@ fn fail(
     let places = registry::retry(&job.queue, job.task.as_deref())?;
     let how = Failure { places, permanent: permanent.unwrap_or(false), retry_in };
     let caught = Caught { message: error.unwrap_or("").into(), ..Caught::default() };
-    Ok(Some(outcome::failed(&job, &caught, &how)?.into()))
+    let word = outcome::failed(&job, &caught, &how)?;
+    groups::pass_on()?;
+    Ok(Some(word.into()))
 }
 
 #[pg_extern(sql = false)]
@@ -216,5 +222,6 @@ fn release(id: Option<i64>, attempt: Option<i32>, delay: Option<Interval>) -> st
     let failures = job.failures;
     finish::put_back(&job, &Return { state, execute_at: due, attempt, failures, error: None })?;
     at_commit::touch(names::hash(&job.queue));
+    groups::pass_on()?;
     Ok(true)
 }

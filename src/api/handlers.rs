@@ -16,7 +16,7 @@ use crate::pg::{at_commit, encoding, log, user};
 use crate::settings;
 use crate::store::arming;
 use crate::store::parking::{self, Subject};
-use crate::store::registry::{self, Configuration, Function, Registration};
+use crate::store::registry::{self, Configuration, Function, Rate, Registration};
 
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
@@ -198,6 +198,16 @@ fn configure(
     keep_dead: Option<Interval>,
     notify: Option<bool>,
     reset: Option<bool>,
+    group_running: Option<i32>,
+    group_holds: Option<bool>,
+    max_running: Option<i32>,
+    rate: Option<i32>,
+    rate_interval: Option<Interval>,
+    rate_burst: Option<i32>,
+    group_rate: Option<i32>,
+    group_interval: Option<Interval>,
+    group_burst: Option<i32>,
+    fair: Option<bool>,
 ) -> std::result::Result<Option<Flat>, ErrorReport> {
     let queue = queue.as_deref();
     let queue = check::queue(queue)?;
@@ -207,12 +217,33 @@ fn configure(
     for (name, span) in spans {
         span.map(|s| check::not_negative(name, s)).transpose()?;
     }
+    for (name, span) in [("rate_interval", rate_interval), ("group_interval", group_interval)] {
+        span.map(|s| check::positive(name, s)).transpose()?;
+    }
     let configuration = Configuration {
         queue,
         max_attempts: check::at_least_one("max_attempts", max_attempts)?,
         spans: spans.map(|s| s.1),
         notify,
         reset: reset.unwrap_or(false),
+        group_running: check::at_least_one("group_running", group_running)?,
+        group_holds,
+        max_running: check::at_least_one("max_running", max_running)?,
+        rates: [
+            Rate {
+                jobs: check::at_least_one("rate", rate)?,
+                interval: rate_interval,
+                burst: check::at_least_one("rate_burst", rate_burst)?,
+            },
+            Rate {
+                jobs: check::at_least_one("group_rate", group_rate)?,
+                interval: group_interval,
+                burst: check::at_least_one("group_burst", group_burst)?,
+            },
+        ],
+        fair,
     };
-    Ok(registry::configure(&configuration)?)
+    let configured = registry::configure(&configuration)?;
+    at_commit::touch(names::hash(queue));
+    Ok(configured)
 }

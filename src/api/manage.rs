@@ -19,7 +19,7 @@ use crate::pg::text::Text;
 use crate::pg::{at_commit, clock};
 use crate::store::finish::{self, End, Return};
 use crate::store::row::Job;
-use crate::store::{claim, history, registry};
+use crate::store::{claim, groups, history, registry};
 
 fn count(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
@@ -56,7 +56,9 @@ const RUNNING: &str = "running";
 
 #[pg_extern(sql = false)]
 fn cancel(id: Option<i64>, force: Option<bool>) -> std::result::Result<Option<String>, ErrorReport> {
-    Ok(cancelled(check::given("id", id)?, force.unwrap_or(false))?.map(Into::into))
+    let done = cancelled(check::given("id", id)?, force.unwrap_or(false))?.map(Into::into);
+    groups::pass_on()?;
+    Ok(done)
 }
 
 fn cancelled(id: i64, force: bool) -> Result<Option<&'static str>> {
@@ -123,13 +125,15 @@ fn retry(id: Option<i64>, execute_at: Option<TimestampWithTimeZone>) -> std::res
         if !rights::reach(&[Access::Admin], &seen.job.queue)? {
             return Ok(false);
         }
-        if seen.job.state == State::Leased {
+        // One that waits for others keeps its place.
+        if matches!(seen.job.state, State::Leased | State::Waiting) {
             return Ok(false);
         }
         let Some(job) = claim::take_one(id)? else { return Ok(false) };
         let (attempt, failures) = (job.attempt, job.failures);
         finish::put_back(&job, &Return { state, execute_at: due, attempt, failures, error: None })?;
         at_commit::touch(names::hash(&job.queue));
+        groups::pass_on()?;
         return Ok(true);
     }
     match history::look(id)? {
@@ -172,16 +176,19 @@ fn purge(
     let age = older_than.map(|i| check::not_negative("older_than", i)).transpose()?.unwrap_or_default();
     let before = Micros(clock::now().saturating_sub(age.0));
     let gone = match (State::parse(state), Outcome::parse(state)) {
-        (Some(waiting @ (State::Ready | State::Scheduled)), _) => history::purge_waiting(queue, waiting, before.0)?,
+        (Some(waiting @ (State::Ready | State::Scheduled | State::Waiting)), _) => {
+            history::purge_waiting(queue, waiting, before.0)?
+        }
         (_, Some(_)) => history::purge(queue, state, before.0)?,
         _ => {
             return Err(Error::argument(
                 format!("cannot purge jobs in state \"{state}\""),
-                "state is 'ready', 'scheduled', 'done', 'dead' or 'cancelled'.",
+                "state is 'ready', 'scheduled', 'waiting', 'done', 'dead' or 'cancelled'.",
             )
             .into())
         }
     };
+    groups::pass_on()?;
     Ok(count(gone))
 }
 

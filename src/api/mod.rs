@@ -12,6 +12,7 @@ mod run;
 mod runner;
 mod schedule;
 mod stats;
+mod upgrade;
 mod wait;
 
 #[cfg(any(test, feature = "pg_test"))]

@@ -18,6 +18,7 @@ use crate::pg::report::ErrorReport;
 use crate::pg::text::Text;
 use crate::pg::{at_commit, clock, encoding};
 use crate::settings;
+use crate::store::groups::Placing;
 use crate::store::insert::{self, NewJob};
 use crate::store::{counts, key, numbers};
 
@@ -56,6 +57,10 @@ fn put(
     key: Option<Text>,
     on_conflict: Option<Text>,
     max_attempts: Option<i32>,
+    group_key: Option<Text>,
+    after: Option<Vec<Option<i64>>>,
+    after_failure: Option<Text>,
+    flow: Option<i64>,
 ) -> std::result::Result<i64, ErrorReport> {
     let queue = queue.as_deref();
     let task = task.as_deref();
@@ -71,12 +76,15 @@ fn put(
         args: sized(args)?,
         priority: priority.unwrap_or(0),
         execute_at: due.0,
-        state: state.word(),
+        state,
         key: checked_key(key)?.map(Into::into),
         max_attempts: check::at_least_one("max_attempts", max_attempts)?,
+        group: checked_group(group_key.as_deref())?.map(Into::into),
+        flow: None,
+        parents: 0,
     };
-    let id = store(&job, conflict)?;
-    announce(&job, id)?;
+    let (id, state) = store(&job, conflict)?;
+    announce(&job, state, id)?;
     if settings::eager() && state == State::Ready {
         run::eager(id)?;
     }
@@ -84,8 +92,8 @@ fn put(
 }
 
 /// Whoever runs it hears of a job when it is committed.
-fn announce(job: &NewJob, id: i64) -> Result<()> {
-    let (hash, is_ready) = (names::hash(&job.queue), job.state == State::Ready.word());
+fn announce(job: &NewJob, state: State, id: i64) -> Result<()> {
+    let (hash, is_ready) = (names::hash(&job.queue), state == State::Ready);
     if is_ready {
         at_commit::touch_one(hash, id);
     } else {
@@ -96,9 +104,19 @@ fn announce(job: &NewJob, id: i64) -> Result<()> {
 
 /// Puts one job without a key, for which the caller has checked everything; its id.
 pub(super) fn one(job: &NewJob) -> Result<i64> {
-    let id = store(job, OnConflict::Keep)?;
-    announce(job, id)?;
+    let (id, state) = store(job, OnConflict::Keep)?;
+    announce(job, state, id)?;
     Ok(id)
+}
+
+fn checked_group(group: Option<&str>) -> Result<Option<&str>> {
+    match group {
+        Some(g) if g.is_empty() || encoding::length(g) > MAX_KEY => Err(Error::argument(
+            format!("invalid group_key of {} bytes", encoding::length(g)),
+            format!("A group_key has 1 to {MAX_KEY} bytes; use a digest of longer ones: md5(...)."),
+        )),
+        other => Ok(other),
+    }
 }
 
 fn checked_key(key: Option<&str>) -> Result<Option<&str>> {
@@ -129,7 +147,8 @@ fn fits(bytes: i64) -> Result<()> {
     Ok(())
 }
 
-fn store(job: &NewJob, conflict: OnConflict) -> Result<i64> {
+/// Its id, and its state.
+fn store(job: &NewJob, conflict: OnConflict) -> Result<(i64, State)> {
     if let Some(key) = &job.key {
         key::lock(&job.queue, key, true);
         let waiting = match conflict {
@@ -140,20 +159,14 @@ fn store(job: &NewJob, conflict: OnConflict) -> Result<i64> {
             Some(id) if conflict == OnConflict::Error => {
                 return Err(Error::DuplicateKey { queue: job.queue.clone(), key: key.clone(), id })
             }
-            Some(id) => return Ok(id),
+            Some(id) => return Ok((id, job.state)),
             None => {}
         }
     }
-    let id = insert::put(job)?;
-    added(&job.queue, job.state, 1);
-    Ok(id)
-}
-
-/// So many jobs were put in the state of this word.
-fn added(queue: &str, state: &str, jobs: usize) {
-    if let Some(state) = State::parse(state) {
-        numbers::changed_by(queue, Fact::Live(state), jobs);
-    }
+    let state = Placing::default().place(job)?;
+    let id = if state == job.state { insert::put(job)? } else { insert::put(&NewJob { state, ..job.clone() })? };
+    numbers::changed(&job.queue, Fact::Live(state), 1);
+    Ok((id, state))
 }
 
 /// The workers are woken at commit. Where there are none to be had, and only there, workers outside are told by this
@@ -178,6 +191,7 @@ struct Element<'a> {
     task: Option<String>,
     key: Option<String>,
     max_attempts: Option<i32>,
+    group_key: Option<String>,
 }
 
 /// args that are there, even as null: JSON null, as in put.
@@ -186,6 +200,7 @@ fn given<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<&'de 
 }
 
 #[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)]
 fn bulk_put(
     queue: Option<Text>,
     jobs: Option<Flat>,
@@ -194,6 +209,10 @@ fn bulk_put(
     execute_at: Option<TimestampWithTimeZone>,
     delay: Option<Interval>,
     task: Option<Text>,
+    group_key: Option<Text>,
+    after: Option<Vec<Option<i64>>>,
+    after_failure: Option<Text>,
+    flow: Option<i64>,
 ) -> std::result::Result<SetOfIterator<'static, i64>, ErrorReport> {
     let queue = queue.as_deref();
     let task = task.as_deref();
@@ -206,9 +225,12 @@ fn bulk_put(
         args: Flat::jsonb("{}").ok_or_else(|| Error::Internal("{} is no JSON".into()))?,
         priority: priority.unwrap_or(0),
         execute_at: due.0,
-        state: state.word(),
+        state,
         key: None,
         max_attempts: None,
+        group: checked_group(group_key.as_deref())?.map(Into::into),
+        flow: None,
+        parents: 0,
     };
     let (ids, ready) = match (jobs, args) {
         (None, Some(args)) => (put_args(&like, &args)?, state == State::Ready),
@@ -247,8 +269,26 @@ fn put_args(like: &NewJob, args: &Elements<'_>) -> Result<Vec<i64>> {
         largest = largest.max(element.len());
     }
     fits(i64::try_from(largest).unwrap_or(i64::MAX))?;
-    let ids = insert::bulk_put_args(like, args)?;
-    added(&like.queue, like.state, ids.len());
+    if like.group.is_some() {
+        return put_grouped(like, args);
+    }
+    let ids = insert::bulk_put_args(like, args, 0..usize::MAX)?;
+    numbers::changed_by(&like.queue, Fact::Live(like.state), ids.len());
+    Ok(ids)
+}
+
+/// The same of one group: the first stands at its head, if nobody does, and the others behind.
+fn put_grouped(like: &NewJob, args: &Elements<'_>) -> Result<Vec<i64>> {
+    let (mut placing, all) = (Placing::default(), args.iter().count());
+    let mut first = 0;
+    while first < all && placing.place(like)? != State::Waiting {
+        first += 1;
+    }
+    let mut ids = insert::bulk_put_args(like, args, 0..first)?;
+    let behind = NewJob { state: State::Waiting, ..like.clone() };
+    ids.extend(insert::bulk_put_args(&behind, args, first..all)?);
+    numbers::changed_by(&like.queue, Fact::Live(like.state), first);
+    numbers::changed_by(&like.queue, Fact::Live(State::Waiting), all - first);
     Ok(ids)
 }
 
@@ -266,15 +306,20 @@ fn put_jobs(like: &NewJob, jobs: &Flat) -> Result<(Vec<i64>, bool)> {
         }
         all.push(job);
     }
-    let ready = all.iter().any(|job| job.state == State::Ready.word());
+    let ready = all.iter().any(|job| job.state == State::Ready);
     if all.iter().any(|job| job.key.is_some()) {
-        let ids: Result<Vec<i64>> = all.iter().map(|job| store(job, OnConflict::Keep)).collect();
+        let ids: Result<Vec<i64>> = all.iter().map(|job| Ok(store(job, OnConflict::Keep)?.0)).collect();
         return Ok((ids?, ready));
     }
-    let due = all.iter().filter(|job| job.state == State::Ready.word()).count();
+    let mut placing = Placing::default();
+    for job in &mut all {
+        job.state = placing.place(job)?;
+    }
     let ids = insert::bulk_put(&all)?;
-    added(&like.queue, State::Ready.word(), due);
-    added(&like.queue, State::Scheduled.word(), all.len() - due);
+    for state in [State::Ready, State::Scheduled, State::Waiting] {
+        let jobs = all.iter().filter(|job| job.state == state).count();
+        numbers::changed_by(&like.queue, Fact::Live(state), jobs);
+    }
     Ok((ids, ready))
 }
 
@@ -294,8 +339,8 @@ fn misshapen(detail: String) -> Error {
     Error::Argument {
         message: "invalid element in \"jobs\"".into(),
         detail: Some(detail),
-        hint: "jobs is an array of objects with the keys args, priority, execute_at, delay, task, key and \
-               max_attempts; wrap your own data: [{\"args\": {\"to\": 1}}]"
+        hint: "jobs is an array of objects with the keys args, priority, execute_at, delay, task, key, \
+               max_attempts and group_key; wrap your own data: [{\"args\": {\"to\": 1}}]"
             .into(),
     }
 }
@@ -321,7 +366,7 @@ fn checked(like: &NewJob, element: &Element<'_>) -> Result<NewJob> {
         let (due, state) = check::due(at, delay)?;
         let Micros(at) = due;
         job.execute_at = at;
-        job.state = state.word();
+        job.state = state;
     }
     if let Some(task) = &element.task {
         job.task = check::task(Some(task))?.map(Into::into);
@@ -329,6 +374,9 @@ fn checked(like: &NewJob, element: &Element<'_>) -> Result<NewJob> {
     job.priority = element.priority.unwrap_or(like.priority);
     job.key = checked_key(element.key.as_deref())?.map(Into::into);
     job.max_attempts = check::at_least_one("max_attempts", element.max_attempts)?;
+    if element.group_key.is_some() {
+        job.group = checked_group(element.group_key.as_deref())?.map(Into::into);
+    }
     let text = element.args.map_or("{}", RawValue::get);
     fits(i64::try_from(encoding::length(text)).unwrap_or(i64::MAX))?;
     Ok(job)

@@ -18,6 +18,7 @@ use crate::pg::report::ErrorReport;
 use crate::pg::{context, log, user};
 use crate::settings;
 use crate::store::finish::{self, End};
+use crate::store::groups::{self, Turns};
 use crate::store::row::{current, Handler, Job};
 use crate::store::{claim, numbers, parking, registry};
 
@@ -33,7 +34,13 @@ fn run(id: Option<i64>) -> std::result::Result<Option<Flat>, ErrorReport> {
         return Err(Error::state(format!("the handler of job {id} is held: it came with a copy"), HELD).into());
     }
     match admit(&handler)? {
-        Admission::Granted(mut callable) => Ok(here(&handler, &mut callable, id)?),
+        Admission::Granted(mut callable) => match groups::turn_of(&seen.job)? {
+            Some(turns) => Ok(here(&handler, &mut callable, id, turns)?),
+            None => {
+                let hint = format!("For which: SELECT pgq.waiting({id}).");
+                Err(Error::state(format!("job {id} waits for others"), hint).into())
+            }
+        },
         Admission::Refused { role } => Err(Error::denied(
             format!("permission denied to run job {id} in this session"),
             format!("Its handler acts as \"{role}\": connect as that role, or let a worker run it."),
@@ -54,7 +61,13 @@ pub fn eager(id: i64) -> Result<()> {
         return Ok(());
     }
     match admit(&handler)? {
-        Admission::Granted(mut callable) => here(&handler, &mut callable, id).map(|_| ()),
+        Admission::Granted(mut callable) => match groups::turn_of(&seen.job)? {
+            Some(turns) => here(&handler, &mut callable, id, turns).map(|_| ()),
+            None => {
+                log::notice(&format!("job {id} was put but not run here: it waits for others of its group"));
+                Ok(())
+            }
+        },
         Admission::Refused { role } => {
             log::notice(&format!("job {id} was put but not run here: its handler acts as \"{role}\""));
             Ok(())
@@ -109,8 +122,10 @@ fn is_trusted(callable: &Callable) -> Result<bool> {
 }
 
 /// Takes the job, runs it, removes it: all in the caller's transaction. An error of the handler is the caller's.
-fn here(handler: &Handler, callable: &mut Callable, id: i64) -> Result<Option<Flat>> {
-    let Some(job) = claim::take_one(id)? else {
+fn here(handler: &Handler, callable: &mut Callable, id: i64, turns: Turns) -> Result<Option<Flat>> {
+    let taken = claim::take_one(id)?;
+    turns.over();
+    let Some(job) = taken else {
         return Err(Error::state(format!("job {id} is running"), format!("SELECT * FROM pgq.wait({id}).")));
     };
     if job.state == State::Leased {
@@ -132,6 +147,7 @@ fn here(handler: &Handler, callable: &mut Callable, id: i64) -> Result<Option<Fl
         let end = End { outcome: Outcome::Done, attempt, failures: job.failures, result, error: None };
         finish::keep(&job, &end)?;
     }
+    groups::pass_on()?;
     Ok(result)
 }
 

@@ -10,7 +10,6 @@ use crate::engine::access::Access;
 use crate::engine::cron::Cron;
 use crate::engine::names;
 use crate::engine::schedule::{Catchup, Overlap};
-use crate::engine::state::State;
 use crate::engine::time::{Micros, Span};
 use crate::error::{Error, Result};
 use crate::pg::datum::Flat;
@@ -204,14 +203,9 @@ fn run_schedule(name: Option<Text>) -> std::result::Result<Option<i64>, ErrorRep
     let Some(found) = reachable(name.as_deref())? else { return Ok(None) };
     let now = Micros(clock::now());
     let job = put::one(&NewJob {
-        queue: found.queue,
         task: found.task,
-        args: found.args,
         priority: found.priority,
-        execute_at: now.0,
-        state: State::Ready.word(),
-        key: None,
-        max_attempts: None,
+        ..NewJob::ready(found.queue, found.args, now.0)
     })?;
     // What is live stays what the next run looks at.
     let run = (!found.is_busy).then_some((now, job));

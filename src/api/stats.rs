@@ -43,6 +43,7 @@ fn stats(
             name!(paused, bool),
             name!(parked, Option<Text>),
             name!(handlers, i64),
+            name!(waiting, i64),
         ),
     >,
     ErrorReport,
@@ -94,6 +95,7 @@ fn stats(
             count.paused,
             (!reasons.is_empty()).then(|| reasons.join("; ").into()),
             count.handlers,
+            count.waiting,
         ));
     }
     Ok(TableIterator::new(rows))

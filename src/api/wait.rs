@@ -17,7 +17,8 @@ use crate::pg::report::ErrorReport;
 use crate::pg::text::Text;
 use crate::pg::{at_commit, clock, database, durable, latch, shmem, tamper, xact};
 use crate::settings;
-use crate::store::{claim, history, parking, registry};
+use crate::store::row::Job;
+use crate::store::{claim, groups, history, parking, registry};
 
 /// The first look again, then twice as long each time, up to the last.
 const FIRST_LOOK: Span = Span::from_millis(2);
@@ -131,6 +132,24 @@ fn waiting(id: Option<i64>) -> std::result::Result<Text, ErrorReport> {
     Ok(answer.into())
 }
 
+/// Who of its group comes before a job.
+fn behind(job: &Job) -> Result<Option<String>> {
+    let Some(group) = &job.group else { return Ok(None) };
+    let Some(first) = groups::holder(&job.queue, group, job.id)? else { return Ok(None) };
+    let Some(seen) = claim::look(first)? else { return Ok(None) };
+    let attempt = seen.job.current_attempt();
+    let how = match runner::executor(&seen)? {
+        Some(slot) => format!("running in process {}", slot.place.pid.load(SeqCst)),
+        None => match seen.job.state {
+            State::Scheduled if seen.job.attempt > 0 => format!("next try at {}", clock::text(seen.job.execute_at.0)),
+            State::Scheduled => format!("delayed until {}", clock::text(seen.job.execute_at.0)),
+            State::Leased => format!("leased until {}", clock::text(seen.job.execute_at.0)),
+            State::Ready | State::Waiting => seen.job.state.word().into(),
+        },
+    };
+    Ok(Some(format!("group \"{group}\" is held by job {first}, attempt {attempt}, {how}")))
+}
+
 fn reason(seen: &claim::Seen) -> Result<String> {
     if let Some(slot) = runner::executor(seen)? {
         return Ok(format!("running in process {}", slot.place.pid.load(SeqCst)));
@@ -146,7 +165,11 @@ fn reason(seen: &claim::Seen) -> Result<String> {
             return Ok(format!("retry at {at}, after {} failures", seen.job.failures))
         }
         State::Scheduled => return Ok(format!("delayed until {at}")),
-        State::Ready => {}
+        State::Waiting | State::Ready => {
+            if let Some(holder) = behind(&seen.job)? {
+                return Ok(holder);
+            }
+        }
     }
     let queue = &seen.job.queue;
     if registry::setting(queue)?.paused {

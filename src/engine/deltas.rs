@@ -21,9 +21,9 @@ pub enum Fact {
 }
 
 /// How many facts there are.
-pub const FACTS: usize = 7;
+pub const FACTS: usize = 8;
 /// The first of them can be counted in the tables; the others are totals.
-pub const COUNTABLE: usize = 5;
+pub const COUNTABLE: usize = 6;
 
 /// A number for each fact.
 pub type Numbers = [i64; FACTS];
@@ -35,10 +35,11 @@ impl Fact {
             Fact::Live(State::Ready) => 0,
             Fact::Live(State::Scheduled) => 1,
             Fact::Live(State::Leased) => 2,
-            Fact::Dead => 3,
-            Fact::Kept => 4,
-            Fact::Done => 5,
-            Fact::Failed => 6,
+            Fact::Live(State::Waiting) => 3,
+            Fact::Dead => 4,
+            Fact::Kept => 5,
+            Fact::Done => 6,
+            Fact::Failed => 7,
         }
     }
 

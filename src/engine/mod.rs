@@ -8,6 +8,7 @@ pub mod changes;
 pub mod cron;
 pub mod deaths;
 pub mod deltas;
+pub mod groups;
 pub mod journal;
 pub mod levels;
 pub mod names;

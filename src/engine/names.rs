@@ -17,6 +17,12 @@ pub fn hash(name: &str) -> u64 {
     hash.max(1)
 }
 
+/// The same in 32 bits, for the tag of a lock.
+pub fn fold(name: &str) -> u32 {
+    let hash = hash(name);
+    u32::try_from((hash ^ (hash >> 32)) & 0xffff_ffff).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,7 @@
 //!   └───── leased ── complete, fail ──► (done, dead, cancelled: a finished job, or no row at all)
 //!     lease ended, release
 //! ```
+//! `waiting` stands before ready and scheduled: for a job whose group has an earlier one, or that comes after others.
 //! A job that runs is not a state: its row is deleted by a transaction that has not committed.
 
 /// Where a live job stands.
@@ -23,6 +24,8 @@ pub enum State {
     /// Somebody outside has it until its `execute_at`; or one of our executors runs it as a procedure,
     /// then `execute_at` is infinity.
     Leased,
+    /// Waits for other jobs: of its group, or those it comes after. Then it is ready, or scheduled if it is not due.
+    Waiting,
 }
 
 /// How a job ended.
@@ -43,12 +46,13 @@ impl State {
             State::Ready => "ready",
             State::Scheduled => "scheduled",
             State::Leased => "leased",
+            State::Waiting => "waiting",
         }
     }
 
     /// The state of a word in the table.
     pub fn parse(word: &str) -> Option<Self> {
-        [State::Ready, State::Scheduled, State::Leased].into_iter().find(|s| s.word() == word)
+        [State::Ready, State::Scheduled, State::Leased, State::Waiting].into_iter().find(|s| s.word() == word)
     }
 }
 
@@ -124,7 +128,7 @@ mod tests {
 
     #[test]
     fn words_go_both_ways() {
-        for state in [State::Ready, State::Scheduled, State::Leased] {
+        for state in [State::Ready, State::Scheduled, State::Leased, State::Waiting] {
             assert_eq!(State::parse(state.word()), Some(state));
         }
         for outcome in [Outcome::Done, Outcome::Dead, Outcome::Cancelled] {

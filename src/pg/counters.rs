@@ -22,9 +22,9 @@ use pgrx::pg_sys;
 use super::{segment, shmem};
 
 /// Numbers of a name.
-pub const NUMBERS: usize = 7;
+pub const NUMBERS: usize = 8;
 /// The first of them are counted.
-pub const COUNTED: usize = 5;
+pub const COUNTED: usize = 6;
 /// The longest name in bytes.
 const NAME: usize = 59;
 /// Names, all databases together. A power of two.

@@ -10,11 +10,16 @@ pub fn current() -> u32 {
 
 /// The tag of a lock on a database object (SET_LOCKTAG_OBJECT, lock.h); `database` 0 for shared objects.
 pub(super) fn object_tag(database: u32, class: u32, object: u32) -> pg_sys::LOCKTAG {
+    part_tag(database, class, object, 0)
+}
+
+/// The same of a part of the object.
+pub(super) fn part_tag(database: u32, class: u32, object: u32, part: u16) -> pg_sys::LOCKTAG {
     pg_sys::LOCKTAG {
         locktag_field1: database,
         locktag_field2: class,
         locktag_field3: object,
-        locktag_field4: 0,
+        locktag_field4: part,
         // LockTagType is a C enum of small values; DEFAULT_LOCKMETHOD is 1.
         locktag_type: u8::try_from(pg_sys::LockTagType::LOCKTAG_OBJECT).unwrap_or(0),
         locktag_lockmethodid: 1,

@@ -14,6 +14,28 @@ pub fn oid() -> u32 {
     unsafe { pg_sys::get_extension_oid(c"pgq".as_ptr(), true) }.to_u32()
 }
 
+/// Runs `work` in an upgrade script as if it was typed after it: what is granted there is then no part of the extension
+/// as it was installed (recordExtensionInitPriv, aclchk.c), so that pg_dump dumps it and DROP ROLE finds it. `None` when
+/// no script runs.
+pub fn after_script<T>(work: impl FnOnce() -> T) -> Option<T> {
+    struct Script;
+    impl Drop for Script {
+        fn drop(&mut self) {
+            // SAFETY: as below. On an error extension.c sets it anew anyway (execute_extension_script).
+            unsafe { pg_sys::creating_extension = true }
+        }
+    }
+    // SAFETY: a variable of extension.c in a backend of one thread; nothing that runs here creates objects.
+    unsafe {
+        if !pg_sys::creating_extension {
+            return None;
+        }
+        pg_sys::creating_extension = false;
+    }
+    let _script = Script;
+    Some(work())
+}
+
 /// Waits for the lock, held to the end of the transaction. True when the extension is still `expected`.
 pub fn lock(expected: u32) -> bool {
     // SAFETY: a lock of the ordinary lock manager inside a transaction; waits are interruptible.
@@ -73,6 +95,27 @@ pub fn lock_key(table: u32, hash: u32, wait: bool) -> bool {
         let tag = super::database::object_tag(pg_sys::MyDatabaseId.to_u32(), table, hash);
         let got = pg_sys::LockAcquire(&tag, i32::try_from(pg_sys::ExclusiveLock).unwrap_or(7), false, !wait);
         got != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    }
+}
+
+/// What a lock of a group is the lock of, beside the keys (`lock_key`).
+const GROUP: u16 = 1;
+
+/// Waits until nobody else looks whose turn it is in the group of this number, which takes him as long as a look.
+pub fn lock_group(hash: u32) {
+    // SAFETY: as `lock_key`; to the end of the transaction, unless it is given back before.
+    unsafe {
+        let tag = super::database::part_tag(pg_sys::MyDatabaseId.to_u32(), job_table(), hash, GROUP);
+        pg_sys::LockAcquire(&tag, i32::try_from(pg_sys::ExclusiveLock).unwrap_or(7), false, false);
+    }
+}
+
+/// Gives `lock_group` back.
+pub fn unlock_group(hash: u32) {
+    // SAFETY: a lock that this transaction holds.
+    unsafe {
+        let tag = super::database::part_tag(pg_sys::MyDatabaseId.to_u32(), job_table(), hash, GROUP);
+        pg_sys::LockRelease(&tag, i32::try_from(pg_sys::ExclusiveLock).unwrap_or(7), false);
     }
 }
 

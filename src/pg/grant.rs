@@ -35,6 +35,11 @@ thread_local! {
 
 /// Gives the role the privilege on an object of our schema, or takes it back.
 pub fn change(give: bool, role: Role, kind: Kind, name: &str) -> Result<()> {
+    change_with(give, false, role, kind, name)
+}
+
+/// The same; with `option` it may pass the privilege on.
+pub fn change_with(give: bool, option: bool, role: Role, kind: Kind, name: &str) -> Result<()> {
     let name = CString::new(name).map_err(|_| Error::Internal("a name has a zero byte".into()))?;
     user::as_owner(|| {
         // SAFETY: the nodes that gram.y makes of GRANT … ON … TO …, in the current context, which outlives the call.
@@ -43,6 +48,7 @@ pub fn change(give: bool, role: Role, kind: Kind, name: &str) -> Result<()> {
             let role_name = pg_sys::GetUserNameFromId(user::oid_value(role), false);
             let mut statement = PgBox::<pg_sys::GrantStmt>::alloc_node(pg_sys::NodeTag::T_GrantStmt);
             statement.is_grant = give;
+            statement.grant_option = option;
             statement.targtype = pg_sys::GrantTargetType::ACL_TARGET_OBJECT;
             statement.behavior = pg_sys::DropBehavior::DROP_RESTRICT;
             statement.grantees = list_of(grantee(role_name));

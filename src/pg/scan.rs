@@ -38,14 +38,18 @@ pub enum Field {
     Crashes = 13,
     Error = 14,
     Quarantined = 15,
+    GroupKey = 16,
+    Flow = 17,
+    Parents = 18,
+    Token = 19,
 }
 
 /// Columns that a walk reads.
-const COLUMNS: i32 = 15;
+const COLUMNS: i32 = 19;
 
 impl Field {
     /// The whole row.
-    pub const ALL: [Field; 15] = [
+    pub const ALL: [Field; 19] = [
         Field::Id,
         Field::Queue,
         Field::Task,
@@ -61,6 +65,10 @@ impl Field {
         Field::Crashes,
         Field::Error,
         Field::Quarantined,
+        Field::GroupKey,
+        Field::Flow,
+        Field::Parents,
+        Field::Token,
     ];
 }
 

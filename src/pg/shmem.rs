@@ -31,7 +31,7 @@ pub const TOUCHED: usize = 16;
 const _: () = assert!(size_of::<Database>() == 232 && std::mem::offset_of!(Database, numbers) == 200);
 const _: () = assert!(size_of::<Executor>() == 112 && size_of::<Shared>() == 31_328);
 
-const NAME: &std::ffi::CStr = c"pgq shared memory, layout 5";
+const NAME: &std::ffi::CStr = c"pgq shared memory, layout 6";
 const MAGIC: u64 = 0x7067_7120_3031_0005;
 
 /// One database of the server.

@@ -82,6 +82,16 @@ impl<'a> Arg<'a> {
         value.map_or(Arg::Null, Arg::Int)
     }
 
+    /// bigint or NULL
+    pub fn bigint(value: Option<i64>) -> Self {
+        value.map_or(Arg::Null, Arg::Bigint)
+    }
+
+    /// boolean or NULL
+    pub fn bool(value: Option<bool>) -> Self {
+        value.map_or(Arg::Null, Arg::Bool)
+    }
+
     /// interval or NULL
     pub fn interval(value: Option<Interval>) -> Self {
         value.map_or(Arg::Null, Arg::Interval)
@@ -266,22 +276,32 @@ impl Statement {
         let written = self.written.get_or_init(|| tamper::written(self.sql));
         tamper::guard(written)?;
         user::as_owner(|| {
-            if !self.by_index {
-                let rows = self.execute(args, false, read);
-                if PROCESSED.get() > 0 {
-                    tamper::settings_written(written);
-                }
-                return rows;
+            let rows = self.planned(args, false, read);
+            if !self.by_index && PROCESSED.get() > 0 {
+                tamper::settings_written(written);
             }
-            let nest = super::guc::Nest::open();
-            for setting in [c"enable_seqscan", c"enable_bitmapscan", c"enable_sort", c"jit"] {
-                nest.set(setting, c"off");
-            }
-            let rows = self.execute(args, false, read);
-            nest.close();
             rows
         })
         .unwrap_or_else(|| Err(Error::Internal("the tables of extension pgq are missing".into())))
+    }
+
+    /// Runs it, as it is to be planned.
+    fn planned<T>(
+        &'static self,
+        args: &[Arg<'_>],
+        read_only: bool,
+        read: impl FnMut(&Row) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        if !self.by_index {
+            return self.execute(args, read_only, read);
+        }
+        let nest = super::guc::Nest::open();
+        for setting in [c"enable_seqscan", c"enable_bitmapscan", c"enable_sort", c"jit"] {
+            nest.set(setting, c"off");
+        }
+        let rows = self.execute(args, read_only, read);
+        nest.close();
+        rows
     }
 
     /// Runs it as the caller, under the caller's own search_path: for questions about the catalog.
@@ -289,10 +309,10 @@ impl Statement {
         self.execute(args, false, read)
     }
 
-    /// Reads as the owner what is committed now, whatever the transaction's isolation: for rights, which PostgreSQL
-    /// itself looks up in this way.
+    /// Reads as the owner what is committed now, whatever the transaction's isolation: as PostgreSQL itself looks up
+    /// rights.
     pub fn rows_now<T>(&'static self, args: &[Arg<'_>], read: impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
-        user::as_owner(|| super::xact::now(|| self.execute(args, true, read)))
+        user::as_owner(|| super::xact::now(|| self.planned(args, true, read)))
             .unwrap_or_else(|| Err(Error::Internal("the tables of extension pgq are missing".into())))
     }
 

@@ -214,7 +214,7 @@ pub(super) fn guard(tables: &[impl AsRef<str>]) -> Result<()> {
         odd |= lock_and_look(table.as_ref());
     }
     // Behind the locks, as an upgrade that changes these tables waits for them.
-    version::schema()?;
+    version::serve()?;
     let announced = is_announced();
     if !odd && !announced {
         return Ok(());

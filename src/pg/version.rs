@@ -14,17 +14,6 @@ use crate::error::{Error, Result};
 /// This library's version, which is that of the tables it installs.
 pub const LIBRARY: &str = env!("CARGO_PKG_VERSION");
 
-/// What there is in the tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Schema {
-    /// 0.1.0: without pgq.armed_handler and pgq.arm. Every handler may run.
-    First,
-    /// 0.2.0: without schedules.
-    Second,
-    /// What this library installs.
-    Own,
-}
-
 /// Index: pg_extension_name_index; locks nothing.
 static INSTALLED: Statement = Statement::new(
     "SELECT e.extversion FROM pg_catalog.pg_extension AS e WHERE e.extname OPERATOR(pg_catalog.=) 'pgq'",
@@ -36,46 +25,36 @@ pub fn installed() -> Result<String> {
     Ok(INSTALLED.row(&[], |row| row.must(1))?.unwrap_or_default())
 }
 
-fn known(version: &str) -> Option<Schema> {
-    match version {
-        LIBRARY => Some(Schema::Own),
-        "0.1.0" => Some(Schema::First),
-        "0.2.0" => Some(Schema::Second),
-        _ => None,
-    }
-}
-
 thread_local! {
-    /// The schema that was found, and `tamper::generation` before that.
-    static SEEN: Cell<Option<(u64, Schema)>> = const { Cell::new(None) };
+    /// `tamper::generation` before the version was found to be ours.
+    static SEEN: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// What there is in the tables.
+/// The tables are those that this library installs.
 ///
 /// # Errors
-/// 55000 when this library does not know the version.
-pub fn schema() -> Result<Schema> {
+/// 55000 when they are of another version.
+pub fn serve() -> Result<()> {
     let generation = tamper::generation();
-    if let Some((_, schema)) = SEEN.get().filter(|seen| seen.0 == generation) {
-        return Ok(schema);
+    if SEEN.get() == Some(generation) {
+        return Ok(());
     }
     let installed = installed()?;
-    let schema =
-        known(&installed).ok_or_else(|| Error::Unserved { message: words(&installed), hint: fix(&installed) })?;
-    SEEN.set(Some((generation, schema)));
-    Ok(schema)
+    if installed != LIBRARY {
+        return Err(Error::Unserved { message: words(&installed), hint: fix(&installed) });
+    }
+    SEEN.set(Some(generation));
+    Ok(())
 }
 
 /// Why this library does not serve the database, if so: asked anew.
 pub fn unserved() -> Result<Option<String>> {
     let installed = installed()?;
-    Ok(known(&installed).is_none().then(|| words(&installed)))
+    Ok((installed != LIBRARY).then(|| words(&installed)))
 }
 
 fn words(installed: &str) -> String {
-    format!(
-        "extension pgq has version {installed} in this database, and the library of version {LIBRARY} does not know it"
-    )
+    format!("extension pgq has version {installed} in this database, and the library is of version {LIBRARY}")
 }
 
 /// What makes the two agree: what is older is to be changed.

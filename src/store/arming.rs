@@ -6,7 +6,6 @@
 use crate::error::Result;
 use crate::pg::database;
 use crate::pg::spi::{Arg, Statement, Type};
-use crate::pg::version::{self, Schema};
 use crate::store::schedule;
 
 /// Index: handler_pkey, armed_handler_pkey; locks the handler's row there.
@@ -46,18 +45,12 @@ static ARM_ALL: Statement = Statement::new(
 
 /// A handler was registered here.
 pub fn arm_one(handler: i32) -> Result<()> {
-    if version::schema()? > Schema::First {
-        ARM_ONE.run(&[Arg::Int(handler), Arg::Oid(database::current())])?;
-    }
-    Ok(())
+    ARM_ONE.run(&[Arg::Int(handler), Arg::Oid(database::current())]).map(|_| ())
 }
 
 /// A handler is no more.
 pub fn forget(handler: i32) -> Result<()> {
-    if version::schema()? > Schema::First {
-        FORGET.run(&[Arg::Int(handler)])?;
-    }
-    Ok(())
+    FORGET.run(&[Arg::Int(handler)]).map(|_| ())
 }
 
 /// All handlers and schedules may run here. Their roles are looked up where `caller` may act as them. Was one held?

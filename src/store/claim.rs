@@ -2,7 +2,8 @@
 
 use crate::engine::time::Micros;
 use crate::error::Result;
-use crate::pg::spi::{Arg, Statement, Type};
+use crate::pg::spi::{Arg, Row, Statement, Type};
+use crate::store::groups::in_turn;
 use crate::store::numbers;
 use crate::store::row::{job_columns, Job};
 
@@ -13,26 +14,29 @@ fn noted(job: Option<Job>) -> Option<Job> {
 }
 
 /// Index: job_ready_idx, from its start in the order of the claim; locks the rows it deletes and skips those
-/// that somebody has. The paused flag is looked at once a statement. $4 are jobs to leave alone.
+/// that somebody has. The paused flag is looked at once a statement. $4 are jobs to leave alone, $5 those with a group
+/// whose turn it is.
 static TAKE: Statement = Statement::by_index(
     concat!(
         "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
             SELECT c.ctid FROM pgq.job AS c
              WHERE c.queue = $1 AND c.state = 'ready' AND c.task IS NOT DISTINCT FROM $2 AND NOT c.quarantined
-               AND c.id <> ALL ($4)
+               AND c.id <> ALL ($4) AND (c.group_key IS NULL OR c.id = ANY ($5))
                AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
              ORDER BY c.priority DESC, c.id LIMIT $3 FOR UPDATE SKIP LOCKED))
          RETURNING ",
         job_columns!()
     ),
-    &[Type::Text, Type::Text, Type::Bigint, Type::Bigints],
+    &[Type::Text, Type::Text, Type::Bigint, Type::Bigints, Type::Bigints],
 );
 
 /// Takes up to `n` jobs of a handler's (queue, task), best first, but none in quarantine and none of `except`.
 pub fn take(queue: &str, task: Option<&str>, n: usize, except: &[i64]) -> Result<Vec<Job>> {
     let n = i64::try_from(n).unwrap_or(i64::MAX);
-    let args = [Arg::Text(queue), Arg::text(task), Arg::Bigint(n), Arg::Bigints(except)];
-    let mut jobs = TAKE.rows(&args, Job::read)?;
+    let mut jobs = in_turn(queue, n, candidates_of(queue, task, except), |turn| {
+        let args = [Arg::Text(queue), Arg::text(task), Arg::Bigint(n), Arg::Bigints(except), Arg::Bigints(turn)];
+        TAKE.rows(&args, Job::read)
+    })?;
     numbers::taken(&jobs);
     // RETURNING promises no order.
     jobs.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.id));
@@ -45,23 +49,35 @@ static TAKE_QUARANTINED: Statement = Statement::by_index(
         "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
             SELECT c.ctid FROM pgq.job AS c
              WHERE c.queue = $1 AND c.state = 'ready' AND c.quarantined AND c.task IS NOT DISTINCT FROM $2
-               AND c.id <> ALL ($3)
+               AND c.id <> ALL ($3) AND (c.group_key IS NULL OR c.id = ANY ($4))
                AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
              ORDER BY c.priority DESC, c.id LIMIT 1 FOR UPDATE SKIP LOCKED))
          RETURNING ",
         job_columns!()
     ),
-    &[Type::Text, Type::Text, Type::Bigints],
+    &[Type::Text, Type::Text, Type::Bigints, Type::Bigints],
+);
+
+/// Index: job_quarantine_idx; locks nothing.
+static QUARANTINED: Statement = Statement::by_index(
+    "SELECT c.id, c.group_key FROM pgq.job AS c
+      WHERE c.queue = $1 AND c.state = 'ready' AND c.quarantined ORDER BY c.priority DESC, c.id LIMIT $2",
+    &[Type::Text, Type::Bigint],
 );
 
 /// Takes the best job of a handler's (queue, task) that is in quarantine, but none of `except`.
 pub fn take_quarantined(queue: &str, task: Option<&str>, except: &[i64]) -> Result<Option<Job>> {
-    TAKE_QUARANTINED.row(&[Arg::Text(queue), Arg::text(task), Arg::Bigints(except)], Job::read).map(noted)
+    let candidates = |most| QUARANTINED.rows(&[Arg::Text(queue), Arg::Bigint(most)], id_and_group);
+    let job = in_turn(queue, 1, candidates, |turn| {
+        let args = [Arg::Text(queue), Arg::text(task), Arg::Bigints(except), Arg::Bigints(turn)];
+        TAKE_QUARANTINED.row(&args, Job::read)
+    });
+    job.map(noted)
 }
 
 /// Index: job_ready_idx, as TAKE; locks nothing.
 static CANDIDATES: Statement = Statement::by_index(
-    "SELECT c.id FROM pgq.job AS c
+    "SELECT c.id, c.group_key FROM pgq.job AS c
       WHERE c.queue = $1 AND c.state = 'ready' AND c.task IS NOT DISTINCT FROM $2 AND c.id <> ALL ($4)
         AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
       ORDER BY c.priority DESC, c.id LIMIT $3",
@@ -71,8 +87,23 @@ static CANDIDATES: Statement = Statement::by_index(
 /// The ids of the first `n` jobs that `take` would look at.
 pub fn candidates(queue: &str, task: Option<&str>, n: usize, except: &[i64]) -> Result<Vec<i64>> {
     let n = i64::try_from(n).unwrap_or(i64::MAX);
-    let args = [Arg::Text(queue), Arg::text(task), Arg::Bigint(n), Arg::Bigints(except)];
-    CANDIDATES.rows(&args, |row| row.must(1))
+    Ok(candidates_of(queue, task, except)(n)?.into_iter().map(|(id, _)| id).collect())
+}
+
+/// What `in_turn` asks for.
+fn candidates_of<'a>(
+    queue: &'a str,
+    task: Option<&'a str>,
+    except: &'a [i64],
+) -> impl FnMut(i64) -> Result<Vec<(i64, Option<String>)>> + 'a {
+    move |most| {
+        let args = [Arg::Text(queue), Arg::text(task), Arg::Bigint(most), Arg::Bigints(except)];
+        CANDIDATES.rows(&args, id_and_group)
+    }
+}
+
+fn id_and_group(row: &Row) -> Result<(i64, Option<String>)> {
+    Ok((row.must(1)?, row.get(2)))
 }
 
 /// As TAKE, for a client: any task, or those named.
@@ -81,11 +112,20 @@ static CLAIM: Statement = Statement::by_index(
         "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
             SELECT c.ctid FROM pgq.job AS c
              WHERE c.queue = $1 AND c.state = 'ready' AND ($2 IS NULL OR c.task = ANY ($2))
+               AND (c.group_key IS NULL OR c.id = ANY ($4))
                AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
              ORDER BY c.priority DESC, c.id LIMIT $3 FOR UPDATE SKIP LOCKED))
          RETURNING ",
         job_columns!()
     ),
+    &[Type::Text, Type::Texts, Type::Bigint, Type::Bigints],
+);
+
+/// As CLAIM; locks nothing.
+static CLAIMABLE: Statement = Statement::by_index(
+    "SELECT c.id, c.group_key FROM pgq.job AS c
+      WHERE c.queue = $1 AND c.state = 'ready' AND ($2 IS NULL OR c.task = ANY ($2))
+      ORDER BY c.priority DESC, c.id LIMIT $3",
     &[Type::Text, Type::Texts, Type::Bigint],
 );
 
@@ -98,26 +138,32 @@ static LEASE: Statement = Statement::by_index(
             DELETE FROM pgq.job AS d WHERE d.ctid = ANY (ARRAY(
                 SELECT c.ctid FROM pgq.job AS c
                  WHERE c.queue = $1 AND c.state = 'ready' AND ($2 IS NULL OR c.task = ANY ($2))
+                   AND (c.group_key IS NULL OR c.id = ANY ($5))
                    AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
                  ORDER BY c.priority DESC, c.id LIMIT $3 FOR UPDATE SKIP LOCKED))
             RETURNING d.*)
          INSERT INTO pgq.job AS j (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
-                                   max_attempts, key, crashes, error, quarantined)
+                                   max_attempts, key, crashes, error, quarantined, group_key, flow)
          SELECT g.id, g.queue, g.task, g.args, g.priority, $4, g.created_at, 'leased', LEAST(g.attempt, 2147483646) + 1,
-                g.failures, g.max_attempts, g.key, g.crashes, g.error, g.quarantined FROM gone AS g
+                g.failures, g.max_attempts, g.key, g.crashes, g.error, g.quarantined,
+                g.group_key, g.flow FROM gone AS g
          RETURNING ",
         job_columns!()
     ),
-    &[Type::Text, Type::Texts, Type::Bigint, Type::Time],
+    &[Type::Text, Type::Texts, Type::Bigint, Type::Time, Type::Bigints],
 );
 
 /// Takes up to `n` jobs of a queue for a client; with `until` they stay, leased.
 pub fn claim(queue: &str, tasks: Option<&[Option<String>]>, n: i64, until: Option<Micros>) -> Result<Vec<Job>> {
-    let tasks = tasks.map_or(Arg::Null, Arg::Texts);
-    let mut jobs = match until {
-        None => CLAIM.rows(&[Arg::Text(queue), tasks, Arg::Bigint(n)], Job::read)?,
-        Some(until) => LEASE.rows(&[Arg::Text(queue), tasks, Arg::Bigint(n), Arg::Time(until.0)], Job::read)?,
-    };
+    let tasks = || tasks.map_or(Arg::Null, Arg::Texts);
+    let candidates = |most| CLAIMABLE.rows(&[Arg::Text(queue), tasks(), Arg::Bigint(most)], id_and_group);
+    let mut jobs = in_turn(queue, n, candidates, |turn| match until {
+        None => CLAIM.rows(&[Arg::Text(queue), tasks(), Arg::Bigint(n), Arg::Bigints(turn)], Job::read),
+        Some(until) => {
+            let args = [Arg::Text(queue), tasks(), Arg::Bigint(n), Arg::Time(until.0), Arg::Bigints(turn)];
+            LEASE.rows(&args, Job::read)
+        }
+    })?;
     match until {
         None => numbers::taken(&jobs),
         Some(_) => numbers::leased(queue, jobs.len()),
@@ -148,16 +194,40 @@ static TAKE_READY: Statement = Statement::by_index(
         "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
             SELECT c.ctid FROM pgq.job AS c
              WHERE c.id = $1 AND c.queue = $2 AND c.task IS NOT DISTINCT FROM $3 AND c.state = 'ready'
-               FOR UPDATE SKIP LOCKED))
+               AND (c.group_key IS NULL OR c.id = ANY ($4)) FOR UPDATE SKIP LOCKED))
          RETURNING ",
         job_columns!()
     ),
-    &[Type::Bigint, Type::Text, Type::Text],
+    &[Type::Bigint, Type::Text, Type::Text, Type::Bigints],
 );
+
+/// Index: job_pkey; locks nothing.
+static THESE: Statement =
+    Statement::by_index("SELECT c.id, c.group_key FROM pgq.job AS c WHERE c.id = ANY ($1)", &[Type::Bigints]);
 
 /// Takes one ready job of a handler's.
 pub fn take_ready(id: i64, queue: &str, task: Option<&str>) -> Result<Option<Job>> {
-    TAKE_READY.row(&[Arg::Bigint(id), Arg::Text(queue), Arg::text(task)], Job::read).map(noted)
+    let candidates = |_| THESE.rows(&[Arg::Bigints(&[id])], id_and_group);
+    let job = in_turn(queue, 1, candidates, |turn| {
+        TAKE_READY.row(&[Arg::Bigint(id), Arg::Text(queue), Arg::text(task), Arg::Bigints(turn)], Job::read)
+    });
+    job.map(noted)
+}
+
+/// As TAKE_ONE, for a job that waits for others.
+static TAKE_BEHIND: Statement = Statement::by_index(
+    concat!(
+        "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
+            SELECT c.ctid FROM pgq.job AS c WHERE c.id = $1 AND c.state = 'waiting' FOR UPDATE SKIP LOCKED))
+         RETURNING ",
+        job_columns!()
+    ),
+    &[Type::Bigint],
+);
+
+/// Takes a job that waits for others, to bury it.
+pub fn take_behind(id: i64) -> Result<Option<Job>> {
+    TAKE_BEHIND.row(&[Arg::Bigint(id)], Job::read).map(noted)
 }
 
 /// As TAKE_READY, for several jobs at once, and only what `take` would take too.
@@ -166,19 +236,22 @@ static TAKE_THESE: Statement = Statement::by_index(
         "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
             SELECT c.ctid FROM pgq.job AS c
              WHERE c.id = ANY ($1) AND c.queue = $2 AND c.task IS NOT DISTINCT FROM $3 AND c.state = 'ready'
-               AND NOT c.quarantined AND c.id <> ALL ($4)
+               AND NOT c.quarantined AND c.id <> ALL ($4) AND (c.group_key IS NULL OR c.id = ANY ($5))
                AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $2 AND s.paused)
                FOR UPDATE SKIP LOCKED))
          RETURNING ",
         job_columns!()
     ),
-    &[Type::Bigints, Type::Text, Type::Text, Type::Bigints],
+    &[Type::Bigints, Type::Text, Type::Text, Type::Bigints, Type::Bigints],
 );
 
 /// Takes those of `ids` that are still a handler's to run, best first, but none in quarantine and none of `except`.
 pub fn take_these(ids: &[i64], queue: &str, task: Option<&str>, except: &[i64]) -> Result<Vec<Job>> {
-    let args = [Arg::Bigints(ids), Arg::Text(queue), Arg::text(task), Arg::Bigints(except)];
-    let mut jobs = TAKE_THESE.rows(&args, Job::read)?;
+    let candidates = |_| THESE.rows(&[Arg::Bigints(ids)], id_and_group);
+    let mut jobs = in_turn(queue, i64::try_from(ids.len()).unwrap_or(i64::MAX), candidates, |turn| {
+        let args = [Arg::Bigints(ids), Arg::Text(queue), Arg::text(task), Arg::Bigints(except), Arg::Bigints(turn)];
+        TAKE_THESE.rows(&args, Job::read)
+    })?;
     numbers::taken(&jobs);
     jobs.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.id));
     Ok(jobs)
@@ -234,22 +307,27 @@ static LEASE_ONE: Statement = Statement::by_index(
             DELETE FROM pgq.job AS d WHERE d.ctid = ANY (ARRAY(
                 SELECT c.ctid FROM pgq.job AS c
                  WHERE c.queue = $1 AND c.state = 'ready' AND c.task IS NOT DISTINCT FROM $2 AND c.id <> ALL ($3)
+                   AND (c.group_key IS NULL OR c.id = ANY ($4))
                    AND NOT EXISTS (SELECT FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused)
                  ORDER BY c.priority DESC, c.id LIMIT 1 FOR UPDATE SKIP LOCKED))
             RETURNING d.*)
          INSERT INTO pgq.job AS j (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
-                                   max_attempts, key, crashes, error, quarantined)
+                                   max_attempts, key, crashes, error, quarantined, group_key, flow)
          SELECT g.id, g.queue, g.task, g.args, g.priority, 'infinity', g.created_at, 'leased',
-                LEAST(g.attempt, 2147483646) + 1, g.failures, g.max_attempts, g.key, g.crashes, g.error, g.quarantined FROM gone AS g
+                LEAST(g.attempt, 2147483646) + 1, g.failures, g.max_attempts, g.key, g.crashes, g.error, g.quarantined,
+                g.group_key, g.flow FROM gone AS g
          RETURNING ",
         job_columns!()
     ),
-    &[Type::Text, Type::Text, Type::Bigints],
+    &[Type::Text, Type::Text, Type::Bigints, Type::Bigints],
 );
 
 /// Leases the best job of a handler's (queue, task) to one of our executors.
 pub fn lease_one(queue: &str, task: Option<&str>, except: &[i64]) -> Result<Option<Job>> {
-    let job = LEASE_ONE.row(&[Arg::Text(queue), Arg::text(task), Arg::Bigints(except)], Job::read)?;
+    let job = in_turn(queue, 1, candidates_of(queue, task, except), |turn| {
+        let args = [Arg::Text(queue), Arg::text(task), Arg::Bigints(except), Arg::Bigints(turn)];
+        LEASE_ONE.row(&args, Job::read)
+    })?;
     numbers::leased(queue, job.iter().len());
     Ok(job)
 }
@@ -293,6 +371,6 @@ pub struct Seen {
 /// Looks at a live job.
 pub fn look(id: i64) -> Result<Option<Seen>> {
     LOOK.row(&[Arg::Bigint(id)], |row| {
-        Ok(Seen { job: Job::read(row)?, own: row.is_own(15), error: row.get(16), holder: row.holder(17) })
+        Ok(Seen { job: Job::read(row)?, own: row.is_own(18), error: row.get(19), holder: row.holder(20) })
     })
 }

@@ -22,6 +22,8 @@ pub struct QueueCount {
     pub scheduled: i64,
     /// Jobs somebody holds.
     pub leased: i64,
+    /// Jobs that wait for others.
+    pub waiting: i64,
     /// Dead jobs kept.
     pub dead: i64,
     /// Runs that succeeded since the server's start.
@@ -49,6 +51,7 @@ static STATS: Statement = Statement::new(
                pg_catalog.count(*) FILTER (WHERE j.state = 'ready') AS ready,
                pg_catalog.count(*) FILTER (WHERE j.state = 'scheduled') AS scheduled,
                pg_catalog.count(*) FILTER (WHERE j.state = 'leased') AS leased,
+               pg_catalog.count(*) FILTER (WHERE j.state = 'waiting') AS waiting,
                pg_catalog.min(GREATEST(j.execute_at, j.created_at)) FILTER (WHERE j.state = 'ready') AS oldest
           FROM pgq.job AS j WHERE $1 IS NULL OR j.queue = $1 GROUP BY j.queue),
      gone AS (
@@ -63,7 +66,7 @@ static STATS: Statement = Statement::new(
             COALESCE(gone.dead, 0),
             CASE WHEN live.oldest IS NOT NULL
                  THEN GREATEST(pg_catalog.clock_timestamp() - live.oldest, '0'::pg_catalog.interval) END,
-            COALESCE(set.paused, false), COALESCE(run.handlers, 0)
+            COALESCE(set.paused, false), COALESCE(run.handlers, 0), COALESCE(live.waiting, 0)
        FROM live FULL JOIN gone USING (queue) FULL JOIN run USING (queue) FULL JOIN set USING (queue)
       ORDER BY queue",
     &[Type::Text],
@@ -87,7 +90,7 @@ pub fn stats(queue: Option<&str>, fresh: i64) -> Result<(Vec<QueueCount>, bool)>
             count.done_total = numbers[Fact::Done.place()];
             count.failed_total = numbers[Fact::Failed.place()];
         }
-        found = found.max(count.ready + count.scheduled + count.leased + count.dead);
+        found = found.max(count.ready + count.scheduled + count.leased + count.waiting + count.dead);
     }
     Ok((counts, !fresh && found > FEW))
 }
@@ -148,6 +151,7 @@ fn shown(queue: Option<&str>, known: &[(String, Numbers)]) -> Result<Vec<QueueCo
         count.ready = number(Fact::Live(State::Ready));
         count.scheduled = number(Fact::Live(State::Scheduled));
         count.leased = number(Fact::Live(State::Leased));
+        count.waiting = number(Fact::Live(State::Waiting));
         count.dead = number(Fact::Dead);
     }
     let ready: Vec<Option<String>> = counts.values().filter(|c| c.ready > 0).map(|c| Some(c.queue.clone())).collect();
@@ -175,6 +179,7 @@ fn counted(queue: Option<&str>) -> Result<Vec<QueueCount>> {
             oldest_ready: row.get(6),
             paused: row.must(7)?,
             handlers: row.must(8)?,
+            waiting: row.must(9)?,
             ..QueueCount::default()
         })
     })

@@ -36,6 +36,10 @@ static JOBS: Table = Table::new(
         ("crashes", Type::Int),
         ("error", Type::Jsonb),
         ("quarantined", Type::Bool),
+        ("group_key", Type::Text),
+        ("flow", Type::Bigint),
+        ("parents", Type::Int),
+        ("token", Type::Int),
     ],
 );
 
@@ -58,6 +62,8 @@ static FINISHED: Table = Table::new(
         ("outcome", Type::Text),
         ("result", Type::Jsonb),
         ("error", Type::Jsonb),
+        ("group_key", Type::Text),
+        ("flow", Type::Bigint),
     ],
 );
 
@@ -114,6 +120,10 @@ pub fn put_back_all(jobs: &[(&Job, Return<'_>)]) -> Result<()> {
                 Arg::Int(job.crashes),
                 how.error.map_or(old(Field::Error), Arg::Flat),
                 Arg::Bool(job.is_quarantined && (job.crashes > 0 || how.attempt == job.attempt)),
+                old(Field::GroupKey),
+                old(Field::Flow),
+                Arg::Int(job.parents),
+                Arg::Null,
             ]);
         }
         Ok(())
@@ -125,8 +135,8 @@ pub fn put_back_all(jobs: &[(&Job, Return<'_>)]) -> Result<()> {
 }
 
 /// Puts taken jobs back as they were. One with a key loses it when another waits with it.
-pub fn give_back(jobs: &[Job]) -> Result<()> {
-    let (keyed, plain): (Vec<&Job>, Vec<&Job>) = jobs.iter().partition(|job| job.key.is_some());
+pub fn give_back<'a>(jobs: impl Iterator<Item = &'a Job>) -> Result<()> {
+    let (keyed, plain): (Vec<&Job>, Vec<&Job>) = jobs.partition(|job| job.key.is_some());
     if !plain.is_empty() {
         JOBS.insert(|rows| {
             for job in &plain {
@@ -165,6 +175,8 @@ pub fn keep_set(queue: &str, claimed_rows: &[&Flat]) -> Result<()> {
                 Arg::Text(Outcome::Done.word()),
                 Arg::Null,
                 old(Field::Error),
+                old(Field::GroupKey),
+                old(Field::Flow),
             ]);
         }
         Ok(())
@@ -216,6 +228,8 @@ pub fn keep_all(jobs: &[(&Job, End<'_>)]) -> Result<()> {
                 Arg::Text(end.outcome.word()),
                 Arg::flat(end.result),
                 end.error.map_or(old(Field::Error), Arg::Flat),
+                old(Field::GroupKey),
+                old(Field::Flow),
             ]);
         }
         Ok(())

@@ -5,7 +5,7 @@ use crate::engine::state::{Outcome, State};
 use crate::error::Result;
 use crate::pg::datum::Flat;
 use crate::pg::spi::{Arg, Statement, Type};
-use crate::store::numbers;
+use crate::store::{groups, numbers};
 
 /// A finished job, as pgq.wait shows it.
 pub struct Finished {
@@ -49,9 +49,9 @@ static RETRY: Statement = Statement::by_index(
              WHERE c.id = $1 AND (c.outcome = 'dead' OR c.outcome = 'cancelled') FOR UPDATE SKIP LOCKED))
         RETURNING f.*), back AS (
         INSERT INTO pgq.job (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
-                             max_attempts, key, crashes, error, quarantined)
+                             max_attempts, key, crashes, error, quarantined, group_key, flow)
         SELECT g.id, g.queue, g.task, g.args, g.priority, $2, g.created_at, $3, g.attempt, 0,
-               g.max_attempts, NULL, 0, g.error, g.crashes > 0 FROM gone AS g)
+               g.max_attempts, NULL, 0, g.error, g.crashes > 0, g.group_key, g.flow FROM gone AS g)
      SELECT g.queue, g.outcome FROM gone AS g",
     &[Type::Bigint, Type::Time, Type::Text],
 );
@@ -76,9 +76,9 @@ static REDRIVE: Statement = Statement::by_index(
              ORDER BY c.finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))
         RETURNING f.*)
      INSERT INTO pgq.job (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
-                          max_attempts, key, crashes, error, quarantined)
+                          max_attempts, key, crashes, error, quarantined, group_key, flow)
      SELECT g.id, g.queue, g.task, g.args, g.priority, $3, g.created_at, 'ready', g.attempt, 0,
-            g.max_attempts, NULL, 0, g.error, g.crashes > 0 FROM gone AS g",
+            g.max_attempts, NULL, 0, g.error, g.crashes > 0, g.group_key, g.flow FROM gone AS g",
     &[Type::Text, Type::Bigint, Type::Time],
 );
 
@@ -109,13 +109,17 @@ pub fn purge(queue: &str, outcome: &str, before: i64) -> Result<usize> {
 static PURGE_WAITING: Statement = Statement::new(
     "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
         SELECT c.ctid FROM pgq.job AS c
-         WHERE c.queue = $1 AND c.state = $2 AND c.created_at <= $3 FOR UPDATE SKIP LOCKED))",
+         WHERE c.queue = $1 AND c.state = $2 AND c.created_at <= $3 FOR UPDATE SKIP LOCKED))
+     RETURNING j.group_key",
     &[Type::Text, Type::Text, Type::Time],
 );
 
 /// Throws waiting jobs of a queue away; how many.
 pub fn purge_waiting(queue: &str, state: State, before: i64) -> Result<usize> {
-    let purged = PURGE_WAITING.run(&[Arg::Text(queue), Arg::Text(state.word()), Arg::Time(before)])?;
+    let args = [Arg::Text(queue), Arg::Text(state.word()), Arg::Time(before)];
+    let groups: Vec<Option<String>> = PURGE_WAITING.rows(&args, |row| Ok(row.get(1)))?;
+    let purged = groups.len();
+    groups.iter().flatten().for_each(|group| groups::left(queue, group));
     numbers::changed(queue, Fact::Live(state), -i64::try_from(purged).unwrap_or(i64::MAX));
     Ok(purged)
 }

@@ -1,5 +1,8 @@
 //! Putting jobs into the table.
 
+use std::ops::Range;
+
+use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::pg::datum::{Elements, Flat};
 use crate::pg::insert::Table;
@@ -18,12 +21,18 @@ pub struct NewJob {
     pub priority: i32,
     /// When it is due.
     pub execute_at: i64,
-    /// The word of its state: ready, or scheduled when it is not due yet.
-    pub state: &'static str,
+    /// Ready, scheduled when it is not due yet, or waiting for others.
+    pub state: State,
     /// Its key.
     pub key: Option<String>,
     /// Failures after which it is dead.
     pub max_attempts: Option<i32>,
+    /// Its group.
+    pub group: Option<String>,
+    /// Its flow.
+    pub flow: Option<i64>,
+    /// Jobs that it comes after, and that have not ended.
+    pub parents: i32,
 }
 
 /// Locks no row; waits for nobody (the only unique index is the primary key, and ids come from the sequence). What is
@@ -40,6 +49,9 @@ static JOBS: Table = Table::new(
         ("state", Type::Text),
         ("key", Type::Text),
         ("max_attempts", Type::Int),
+        ("group_key", Type::Text),
+        ("flow", Type::Bigint),
+        ("parents", Type::Int),
     ],
 );
 
@@ -47,17 +59,37 @@ static JOBS: Table = Table::new(
 const ARGS: usize = 2;
 
 impl NewJob {
+    /// A job that is ready, and of which nothing else is said.
+    pub fn ready(queue: String, args: Flat, execute_at: i64) -> Self {
+        NewJob {
+            queue,
+            task: None,
+            args,
+            priority: 0,
+            execute_at,
+            state: State::Ready,
+            key: None,
+            max_attempts: None,
+            group: None,
+            flow: None,
+            parents: 0,
+        }
+    }
+
     /// Its columns, as JOBS has them, with other args than its own.
-    fn row<'a>(&'a self, args: Arg<'a>) -> [Arg<'a>; 8] {
+    fn row<'a>(&'a self, args: Arg<'a>) -> [Arg<'a>; 11] {
         [
             Arg::Text(&self.queue),
             Arg::text(self.task.as_deref()),
             args,
             Arg::Int(self.priority),
             Arg::Time(self.execute_at),
-            Arg::Text(self.state),
+            Arg::Text(self.state.word()),
             Arg::text(self.key.as_deref()),
             Arg::int(self.max_attempts),
+            Arg::text(self.group.as_deref()),
+            Arg::bigint(self.flow),
+            Arg::Int(self.parents),
         ]
     }
 }
@@ -71,11 +103,12 @@ pub fn put(job: &NewJob) -> Result<i64> {
     ids.first().copied().ok_or_else(|| Error::Internal("put returned no id".into()))
 }
 
-/// Puts one job per element of `args`, none of which is NULL, the rest from `like`; ids in the order of the array.
-pub fn bulk_put_args(like: &NewJob, args: &Elements<'_>) -> Result<Vec<i64>> {
+/// Puts one job per element of `args` at these places, none of which is NULL, the rest from `like`; ids in the order of
+/// the array.
+pub fn bulk_put_args(like: &NewJob, args: &Elements<'_>, places: Range<usize>) -> Result<Vec<i64>> {
     JOBS.insert(|rows| {
         rows.like(&like.row(Arg::Null));
-        for element in args.iter().flatten() {
+        for element in args.iter().skip(places.start).take(places.len()).flatten() {
             rows.add_with(ARGS, &Arg::Element(element));
         }
         Ok(())

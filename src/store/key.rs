@@ -13,16 +13,14 @@ use crate::store::numbers;
 
 /// Waits for other producers of the key, for their commits only. `wait = false`: true when nobody has it.
 pub fn lock(queue: &str, key: &str, wait: bool) -> bool {
-    let hash = names::hash(&format!("{queue}\u{1}{key}"));
-    let folded = u32::try_from((hash ^ (hash >> 32)) & 0xffff_ffff).unwrap_or(0);
-    extension::lock_key(extension::job_table(), folded, wait)
+    extension::lock_key(extension::job_table(), names::fold(&format!("{queue}\u{1}{key}")), wait)
 }
 
 /// Index: job_key_idx. FOR KEY SHARE holds the job back until our commit, so that it cannot run without seeing
 /// what we wrote; SKIP LOCKED: a running job is none that waits.
 static KEEP: Statement = Statement::by_index(
     "SELECT j.id FROM pgq.job AS j
-      WHERE j.queue = $1 AND j.key = $2 AND (j.state = 'ready' OR j.state = 'scheduled')
+      WHERE j.queue = $1 AND j.key = $2 AND (j.state = 'ready' OR j.state = 'scheduled' OR j.state = 'waiting')
       LIMIT 1 FOR KEY SHARE SKIP LOCKED",
     &[Type::Text, Type::Text],
 );
@@ -36,10 +34,11 @@ pub fn keep(queue: &str, key: &str) -> Result<Option<i64>> {
 static REPLACE: Statement = Statement::by_index(
     "WITH waiting AS MATERIALIZED (
             SELECT c.ctid AS place, c.state FROM pgq.job AS c
-             WHERE c.queue = $1 AND c.key = $2 AND (c.state = 'ready' OR c.state = 'scheduled')
+             WHERE c.queue = $1 AND c.key = $2 AND (c.state = 'ready' OR c.state = 'scheduled' OR c.state = 'waiting')
              LIMIT 1 FOR UPDATE SKIP LOCKED)
      UPDATE pgq.job AS j
-        SET task = $3, args = $4, priority = $5, execute_at = $6, state = $7, max_attempts = $8
+        SET task = $3, args = $4, priority = $5, execute_at = $6,
+            state = CASE WHEN j.state = 'waiting' THEN j.state ELSE $7 END, max_attempts = $8
        FROM waiting AS w
       WHERE j.ctid = w.place
      RETURNING j.id, w.state",
@@ -55,15 +54,14 @@ pub fn replace(key: &str, job: &NewJob) -> Result<Option<i64>> {
         Arg::Flat(&job.args),
         Arg::Int(job.priority),
         Arg::Time(job.execute_at),
-        Arg::Text(job.state),
+        Arg::Text(job.state.word()),
         Arg::int(job.max_attempts),
     ];
     let replaced = REPLACE.row(&args, |row| Ok((row.must::<i64>(1)?, row.must::<String>(2)?)))?;
     Ok(replaced.map(|(id, was)| {
-        for (state, n) in [(was.as_str(), -1), (job.state, 1)] {
-            if let Some(state) = State::parse(state) {
-                numbers::changed(&job.queue, Fact::Live(state), n);
-            }
+        if let (Some(was), true) = (State::parse(&was), was != State::Waiting.word()) {
+            numbers::changed(&job.queue, Fact::Live(was), -1);
+            numbers::changed(&job.queue, Fact::Live(job.state), 1);
         }
         id
     }))
@@ -72,7 +70,7 @@ pub fn replace(key: &str, job: &NewJob) -> Result<Option<i64>> {
 /// Index: job_key_idx; locks nothing.
 static HELD: Statement = Statement::by_index(
     "SELECT EXISTS (SELECT FROM pgq.job AS j
-      WHERE j.queue = $1 AND j.key = $2 AND (j.state = 'ready' OR j.state = 'scheduled'))",
+      WHERE j.queue = $1 AND j.key = $2 AND (j.state = 'ready' OR j.state = 'scheduled' OR j.state = 'waiting'))",
     &[Type::Text, Type::Text],
 );
 

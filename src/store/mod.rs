@@ -11,6 +11,7 @@ pub mod changes;
 pub mod claim;
 pub mod counts;
 pub mod finish;
+pub mod groups;
 pub mod history;
 pub mod horizon;
 pub mod insert;

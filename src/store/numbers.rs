@@ -17,8 +17,8 @@ use crate::pg::shmem;
 use crate::pg::spi::Statement;
 use crate::pg::trust::Trust;
 use crate::pg::{database, guc, xact};
-use crate::store::counts;
 use crate::store::row::Job;
+use crate::store::{counts, groups};
 
 static LISTENER: Listener = Listener { committing, committed, aborted, prepared, nested };
 
@@ -46,6 +46,11 @@ pub fn changed_by(queue: &str, fact: Fact, rows: usize) {
 
 /// The present transaction removed these rows of pgq.job, each from the state that it shows.
 pub fn taken(jobs: &[Job]) {
+    for job in jobs {
+        if let Some(group) = &job.group {
+            groups::left(&job.queue, group);
+        }
+    }
     // Most often all are of one queue and state: one note.
     let mut rest = jobs;
     while let Some(first) = rest.first() {
@@ -217,16 +222,19 @@ pub fn begin(now: i64) -> Option<Count> {
 
 /// Reads each table once, by its indexes where vacuum has been; locks nothing. The first row has the snapshot.
 static COUNT: Statement = Statement::new(
-    "SELECT NULL, pg_catalog.pg_current_snapshot()::text, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint
+    "SELECT NULL, pg_catalog.pg_current_snapshot()::text, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint
      UNION ALL
-     SELECT j.queue, NULL, pg_catalog.count(*), 0, 0, 0, 0
+     SELECT j.queue, NULL, pg_catalog.count(*), 0, 0, 0, 0, 0
        FROM pgq.job AS j WHERE j.state = 'ready' GROUP BY j.queue
      UNION ALL
      SELECT j.queue, NULL, 0, pg_catalog.count(*) FILTER (WHERE j.state = 'scheduled'),
-            pg_catalog.count(*) FILTER (WHERE j.state = 'leased'), 0, 0
+            pg_catalog.count(*) FILTER (WHERE j.state = 'leased'), 0, 0, 0
        FROM pgq.job AS j WHERE j.state = 'scheduled' OR j.state = 'leased' GROUP BY j.queue
      UNION ALL
-     SELECT f.queue, NULL, 0, 0, 0, pg_catalog.count(*) FILTER (WHERE f.outcome = 'dead'),
+     SELECT j.queue, NULL, 0, 0, 0, pg_catalog.count(*), 0, 0
+       FROM pgq.job AS j WHERE j.state = 'waiting' GROUP BY j.queue
+     UNION ALL
+     SELECT f.queue, NULL, 0, 0, 0, 0, pg_catalog.count(*) FILTER (WHERE f.outcome = 'dead'),
             pg_catalog.count(*) FILTER (WHERE f.outcome <> 'dead')
        FROM pgq.finished_job AS f GROUP BY f.queue",
     &[],
@@ -251,7 +259,7 @@ impl Count {
                 snapshot = row.get::<String>(2).and_then(|text| Snapshot::parse(&text));
                 return Ok(());
             };
-            let numbers = [row.must(3)?, row.must(4)?, row.must(5)?, row.must(6)?, row.must(7)?];
+            let numbers = [row.must(3)?, row.must(4)?, row.must(5)?, row.must(6)?, row.must(7)?, row.must(8)?];
             match Name::new(&queue) {
                 Some(name) => queues.push((name, numbers)),
                 None => nameless = true,

@@ -16,7 +16,7 @@ use crate::pg::shmem::{self, Shared};
 use crate::pg::spi::{Arg, Statement, Type};
 use crate::pg::{at_commit, database};
 use crate::store::row::{Handler, Job};
-use crate::store::{claim, numbers};
+use crate::store::{claim, groups, numbers};
 
 fn key(queue: &str, task: Option<&str>) -> Key {
     Key::new(database::current(), names::hash(queue), task.map(names::hash))
@@ -66,6 +66,7 @@ fn walk_and_take(
     };
     jobs.of(queue, task);
     let mut candidates: Vec<(Place<'_>, Job)> = Vec::with_capacity(n.min(1_024));
+    let mut grouped = 0;
     let met = along(&jobs, &begun, |row| {
         if !row.is_of(task) || row.must::<bool>(Field::Quarantined)? || row.is_held() {
             return Ok(Seen::Passed);
@@ -73,14 +74,27 @@ fn walk_and_take(
         if except.contains(&row.must(Field::Id)?) {
             return Ok(Seen::Left);
         }
-        candidates.push((row.place(), Job::of_row(row, queue, task)?));
-        Ok(if candidates.len() < n { Seen::Passed } else { Seen::Last })
+        let job = Job::of_row(row, queue, task)?;
+        grouped += usize::from(job.group.is_some());
+        candidates.push((row.place(), job));
+        Ok(if candidates.len() < n && grouped < groups::AT_ONCE { Seen::Passed } else { Seen::Last })
     })?;
     met.iter().for_each(|priority| shared.make_position(key, *priority));
     let seen = candidates.len();
-    let taken = jobs.delete(candidates);
+    let taken = if grouped == 0 { jobs.delete(candidates) } else { in_turn(queue, &jobs, candidates)? };
     jobs.close();
     Ok(Some((taken, seen)))
+}
+
+/// Removes those whose turn it is in their group, and those that have none.
+fn in_turn<'jobs>(queue: &str, jobs: &'jobs Jobs, mut candidates: Vec<(Place<'jobs>, Job)>) -> Result<Vec<Job>> {
+    let grouped: Vec<(i64, &str)> =
+        candidates.iter().filter_map(|(_, job)| job.group.as_deref().map(|group| (job.id, group))).collect();
+    let (admitted, turns) = groups::admit(queue, &grouped)?;
+    candidates.retain(|(_, job)| job.group.is_none() || admitted.contains(&job.id));
+    let taken = jobs.delete(candidates);
+    turns.over();
+    Ok(taken)
 }
 
 /// What a walk does with a row.

@@ -6,75 +6,50 @@ use crate::error::Result;
 use crate::pg::database;
 use crate::pg::datum::Flat;
 use crate::pg::spi::{Arg, Statement, Type};
-use crate::pg::version::{self, Schema};
 use crate::store::row::{handler_columns, is_held, Handler};
 use crate::store::{arming, ready};
 
-/// Of tables of 0.1.0, in which nothing is held.
-macro_rules! never_held {
-    ($parameter:literal) => {
-        ", false"
-    };
-}
-
-macro_rules! handlers {
-    ($held:ident) => {
-        concat!(
-            "SELECT ",
-            handler_columns!(),
-            $held!("$3"),
-            ", 0::bigint
+/// Index: armed_handler_pkey; locks nothing; handlers are few.
+static HANDLERS: Statement = Statement::new(
+    concat!(
+        "SELECT ",
+        handler_columns!(),
+        is_held!("$3"),
+        ", 0::bigint
            FROM pgq.handler AS h LEFT JOIN pgq.queue_setting AS s ON s.queue = h.queue
           WHERE ($1 = 0::pg_catalog.oid OR h.run_as_oid = $1) AND ($2 OR NOT COALESCE(s.paused, false))"
-        )
-    };
-}
-
-/// Index: armed_handler_pkey; locks nothing; handlers are few.
-static HANDLERS: Statement = Statement::new(handlers!(is_held), &[Type::Oid, Type::Bool, Type::Oid]);
-static FIRST_HANDLERS: Statement = Statement::new(handlers!(never_held), &[Type::Oid, Type::Bool, Type::Oid]);
+    ),
+    &[Type::Oid, Type::Bool, Type::Oid],
+);
 
 /// The handlers of a role (0: of all), with their ready jobs counted up to `bound`; with bound 0 uncounted, and those
 /// of paused queues too. Whether they may run is `store::parking`'s to say.
 pub fn handlers(role: u32, bound: i64) -> Result<Vec<Handler>> {
-    let statement = of_schema(&HANDLERS, &FIRST_HANDLERS)?;
     let args = [Arg::Oid(role), Arg::Bool(bound == 0), Arg::Oid(database::current())];
-    let mut handlers = statement.rows(&args, Handler::read)?;
+    let mut handlers = HANDLERS.rows(&args, Handler::read)?;
     if bound > 0 {
         ready::count(&mut handlers, bound)?;
     }
     Ok(handlers)
 }
 
-macro_rules! find {
-    ($held:ident) => {
-        concat!(
-            "SELECT ",
-            handler_columns!(),
-            $held!("$3"),
-            ", 0::bigint
+/// Index: handler_queue_task_key, armed_handler_pkey; locks nothing.
+static FIND: Statement = Statement::new(
+    concat!(
+        "SELECT ",
+        handler_columns!(),
+        is_held!("$3"),
+        ", 0::bigint
            FROM pgq.handler AS h LEFT JOIN pgq.queue_setting AS s ON s.queue = h.queue
           WHERE h.queue = $1 AND h.task IS NOT DISTINCT FROM $2"
-        )
-    };
-}
-
-/// Index: handler_queue_task_key, armed_handler_pkey; locks nothing.
-static FIND: Statement = Statement::new(find!(is_held), &[Type::Text, Type::Text, Type::Oid]);
-static FIRST_FIND: Statement = Statement::new(find!(never_held), &[Type::Text, Type::Text, Type::Oid]);
+    ),
+    &[Type::Text, Type::Text, Type::Oid],
+);
 
 /// The handler of (queue, task).
 pub fn find(queue: &str, task: Option<&str>) -> Result<Option<Handler>> {
     let args = [Arg::Text(queue), Arg::text(task), Arg::Oid(database::current())];
-    of_schema(&FIND, &FIRST_FIND)?.row(&args, Handler::read)
-}
-
-/// The statement for the tables as they are here.
-fn of_schema(own: &'static Statement, first: &'static Statement) -> Result<&'static Statement> {
-    Ok(match version::schema()? {
-        Schema::First => first,
-        Schema::Second | Schema::Own => own,
-    })
+    FIND.row(&args, Handler::read)
 }
 
 /// A registration, checked.
@@ -248,18 +223,60 @@ pub fn function_owner(function: u32) -> Result<Option<(u32, bool)>> {
 
 /// Locks the queue's row.
 static CONFIGURE: Statement = Statement::new(
-    "INSERT INTO pgq.queue_setting AS s (queue, max_attempts, backoff, max_backoff, keep_done, keep_dead, notify)
-     VALUES ($1, $2, $3, $4, $5, $6, $7)
+    "INSERT INTO pgq.queue_setting AS s (queue, max_attempts, backoff, max_backoff, keep_done, keep_dead, notify,
+            group_running, group_holds, max_running, rate, rate_interval, rate_burst, group_rate, group_interval,
+            group_burst, fair)
+     VALUES ($1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
      ON CONFLICT (queue) DO UPDATE
-        SET max_attempts = CASE WHEN $8 THEN $2 ELSE COALESCE($2, s.max_attempts) END,
-            backoff = CASE WHEN $8 THEN $3 ELSE COALESCE($3, s.backoff) END,
-            max_backoff = CASE WHEN $8 THEN $4 ELSE COALESCE($4, s.max_backoff) END,
-            keep_done = CASE WHEN $8 THEN $5 ELSE COALESCE($5, s.keep_done) END,
-            keep_dead = CASE WHEN $8 THEN $6 ELSE COALESCE($6, s.keep_dead) END,
-            notify = CASE WHEN $8 THEN $7 ELSE COALESCE($7, s.notify) END
+        SET max_attempts = CASE WHEN $2 THEN $3 ELSE COALESCE($3, s.max_attempts) END,
+            backoff = CASE WHEN $2 THEN $4 ELSE COALESCE($4, s.backoff) END,
+            max_backoff = CASE WHEN $2 THEN $5 ELSE COALESCE($5, s.max_backoff) END,
+            keep_done = CASE WHEN $2 THEN $6 ELSE COALESCE($6, s.keep_done) END,
+            keep_dead = CASE WHEN $2 THEN $7 ELSE COALESCE($7, s.keep_dead) END,
+            notify = CASE WHEN $2 THEN $8 ELSE COALESCE($8, s.notify) END,
+            group_running = CASE WHEN $2 THEN $9 ELSE COALESCE($9, s.group_running) END,
+            group_holds = CASE WHEN $2 THEN $10 ELSE COALESCE($10, s.group_holds) END,
+            max_running = CASE WHEN $2 THEN $11 ELSE COALESCE($11, s.max_running) END,
+            rate = CASE WHEN $2 THEN $12 ELSE COALESCE($12, s.rate) END,
+            rate_interval = CASE WHEN $2 THEN $13 ELSE COALESCE($13, s.rate_interval) END,
+            rate_burst = CASE WHEN $2 THEN $14 ELSE COALESCE($14, s.rate_burst) END,
+            group_rate = CASE WHEN $2 THEN $15 ELSE COALESCE($15, s.group_rate) END,
+            group_interval = CASE WHEN $2 THEN $16 ELSE COALESCE($16, s.group_interval) END,
+            group_burst = CASE WHEN $2 THEN $17 ELSE COALESCE($17, s.group_burst) END,
+            fair = CASE WHEN $2 THEN $18 ELSE COALESCE($18, s.fair) END
      RETURNING s",
-    &[Type::Text, Type::Int, Type::Interval, Type::Interval, Type::Interval, Type::Interval, Type::Bool, Type::Bool],
+    &[
+        Type::Text,
+        Type::Bool,
+        Type::Int,
+        Type::Interval,
+        Type::Interval,
+        Type::Interval,
+        Type::Interval,
+        Type::Bool,
+        Type::Int,
+        Type::Bool,
+        Type::Int,
+        Type::Int,
+        Type::Interval,
+        Type::Int,
+        Type::Int,
+        Type::Interval,
+        Type::Int,
+        Type::Bool,
+    ],
 );
+
+/// How many jobs may begin in each interval.
+#[derive(Default)]
+pub struct Rate {
+    /// So many.
+    pub jobs: Option<i32>,
+    /// In so long.
+    pub interval: Option<Interval>,
+    /// And so many more after a pause.
+    pub burst: Option<i32>,
+}
 
 /// What configure sets.
 pub struct Configuration<'a> {
@@ -273,19 +290,40 @@ pub struct Configuration<'a> {
     pub notify: Option<bool>,
     /// Are values that are not given forgotten?
     pub reset: bool,
+    /// group_running
+    pub group_running: Option<i32>,
+    /// group_holds
+    pub group_holds: Option<bool>,
+    /// max_running
+    pub max_running: Option<i32>,
+    /// Of the queue, and of each of its groups.
+    pub rates: [Rate; 2],
+    /// fair
+    pub fair: Option<bool>,
 }
 
 /// Stores a queue's settings; the row.
 pub fn configure(c: &Configuration<'_>) -> Result<Option<Flat>> {
+    let [rate, group_rate] = &c.rates;
     let args = [
         Arg::Text(c.queue),
+        Arg::Bool(c.reset),
         Arg::int(c.max_attempts),
         Arg::interval(c.spans[0]),
         Arg::interval(c.spans[1]),
         Arg::interval(c.spans[2]),
         Arg::interval(c.spans[3]),
-        c.notify.map_or(Arg::Null, Arg::Bool),
-        Arg::Bool(c.reset),
+        Arg::bool(c.notify),
+        Arg::int(c.group_running),
+        Arg::bool(c.group_holds),
+        Arg::int(c.max_running),
+        Arg::int(rate.jobs),
+        Arg::interval(rate.interval),
+        Arg::int(rate.burst),
+        Arg::int(group_rate.jobs),
+        Arg::interval(group_rate.interval),
+        Arg::int(group_rate.burst),
+        Arg::bool(c.fair),
     ];
     CONFIGURE.row(&args, |row| row.must(1))
 }

@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::pg::grant::{self, Kind};
 use crate::pg::spi::{Arg, Row, Statement, Type};
 use crate::pg::user;
-use crate::pg::version::{self, Schema};
 
 /// Reads the whole table, which has a few rows per role, once for many calls; locks nothing. A row counts for the
 /// role that it was written for: of this oid and of this name. A role that was re-created has another oid, one that
@@ -109,23 +108,24 @@ pub fn take(role: u32, access: Access, queue: Option<&str>) -> Result<bool> {
     Ok(taken)
 }
 
-/// The first of our schemas that has it.
-fn since(object: Object) -> Schema {
-    match object {
-        Object::Function("arm") => Schema::Second,
-        Object::View("schedules")
-        | Object::Function(
-            "schedule" | "unschedule" | "pause_schedule" | "resume_schedule" | "run_schedule" | "next_runs"
-            | "on_change" | "off_change" | "change_trigger",
-        ) => Schema::Own,
-        _ => Schema::First,
+/// Reads the whole table; locks nothing.
+static HOLDERS: Statement = Statement::new(
+    "SELECT DISTINCT g.role_oid, g.access FROM pgq.queue_grant AS g
+       JOIN pg_catalog.pg_roles AS r ON r.oid = g.role_oid AND r.rolname = g.role",
+    &[],
+);
+
+/// Gives all roles what their accesses need of the schema: some of it is new.
+pub fn renew() -> Result<()> {
+    for (role, access) in HOLDERS.rows(&[], |row| Ok((row.must_oid(1)?, row.must::<String>(2)?)))? {
+        for object in Access::parse(&access).map(|access| objects(&[access])).unwrap_or_default() {
+            change(true, role, object)?;
+        }
     }
+    Ok(())
 }
 
 fn change(give: bool, role: u32, object: Object) -> Result<()> {
-    if version::schema()? < since(object) {
-        return Ok(());
-    }
     let (kind, name) = match object {
         Object::Function(name) => (Kind::Function, name),
         Object::View(name) => (Kind::View, name),

@@ -45,13 +45,19 @@ pub struct Job {
     pub crashes: i32,
     /// Does it run alone, because a process died while it ran?
     pub is_quarantined: bool,
+    /// Its group.
+    pub group: Option<String>,
+    /// Its flow.
+    pub flow: Option<i64>,
+    /// Jobs that it comes after, and that have not ended.
+    pub parents: i32,
 }
 
 /// The columns that `Job::read` expects from a statement, in order.
 macro_rules! job_columns {
     () => {
         "j.id, j.queue, j.task, j.attempt, j.failures, j.max_attempts, j.priority, j.state, j.args, j, j.key, j.execute_at,
-         j.crashes, j.quarantined"
+         j.crashes, j.quarantined, j.group_key, j.flow, j.parents"
     };
 }
 pub(crate) use job_columns;
@@ -75,6 +81,9 @@ impl Job {
             execute_at: Micros(row.must(12)?),
             crashes: row.must(13)?,
             is_quarantined: row.must(14)?,
+            group: row.get(15),
+            flow: row.get(16),
+            parents: row.must(17)?,
         })
     }
 
@@ -95,6 +104,9 @@ impl Job {
             execute_at: Micros(row.must(Field::ExecuteAt)?),
             crashes: row.must(Field::Crashes)?,
             is_quarantined: false,
+            group: row.get(Field::GroupKey),
+            flow: row.get(Field::Flow),
+            parents: 0,
         })
     }
 
@@ -110,7 +122,7 @@ impl Job {
     pub fn current_attempt(&self) -> i32 {
         match self.state {
             State::Leased => self.attempt,
-            State::Ready | State::Scheduled => self.attempt.saturating_add(1),
+            State::Ready | State::Scheduled | State::Waiting => self.attempt.saturating_add(1),
         }
     }
 

@@ -11,7 +11,6 @@ use crate::error::{Error, Result};
 use crate::pg::database;
 use crate::pg::datum::Flat;
 use crate::pg::spi::{Arg, Row, Statement, Type};
-use crate::pg::version::{self, Schema};
 use crate::pg::zone::TimeZone;
 
 /// A row of pgq.schedule, but for what only people look at.
@@ -173,9 +172,6 @@ static WAITING: Statement = Statement::by_index(
 
 /// When the next schedule is due, and whether one that is due waits for a job.
 pub fn next_due(now: Micros) -> Result<(Option<Micros>, bool)> {
-    if version::schema()? < Schema::Own {
-        return Ok((None, false));
-    }
     let next = NEXT_DUE.row(&[Arg::Oid(database::current()), Arg::Time(now.0)], |row| row.must(1).map(Micros))?;
     Ok((next, WAITING.row(&[Arg::Time(now.0)], |row| row.must(1))?.unwrap_or(false)))
 }
@@ -340,9 +336,6 @@ static ARM_ALL: Statement = Statement::new(
 
 /// All schedules may run here. Was one held?
 pub fn arm_all() -> Result<bool> {
-    if version::schema()? < Schema::Own {
-        return Ok(false);
-    }
     Ok(ARM_ALL.run(&[Arg::Oid(database::current())])? > 0)
 }
 
@@ -369,9 +362,6 @@ pub type Trouble = (String, String, Option<String>);
 
 /// The schedules that do not run although nobody paused them.
 pub fn troubles() -> Result<Vec<Trouble>> {
-    if version::schema()? < Schema::Own {
-        return Ok(Vec::new());
-    }
     TROUBLES
         .rows(&[Arg::Oid(database::current()), Arg::Text(STOPPED)], |row| Ok((row.must(1)?, row.must(2)?, row.get(3))))
 }

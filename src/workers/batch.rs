@@ -6,6 +6,7 @@
 //! is rolled back with the others, uncharged, and runs alone next.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::executor::{Ran, Worker, GONE};
@@ -22,6 +23,7 @@ use crate::pg::{at_commit, clock, extension, hooks, log, shmem, timeout, xact};
 use crate::settings;
 use crate::store::claim;
 use crate::store::finish::{self, End};
+use crate::store::groups;
 use crate::store::numbers;
 use crate::store::ready;
 use crate::store::row::{Handler, Job};
@@ -69,6 +71,14 @@ pub(super) struct Batch<'a> {
     pub(super) shape: Shape,
     pub(super) keep: bool,
     pub(super) progress: RefCell<Progress>,
+}
+
+/// How many of the first jobs are all of different groups, none of them held: those may fail under one savepoint.
+fn apart(jobs: &[Job], held: &BTreeSet<String>) -> usize {
+    let mut seen = BTreeSet::new();
+    jobs.iter()
+        .take_while(|job| job.group.as_ref().is_none_or(|group| !held.contains(group) && seen.insert(group)))
+        .count()
 }
 
 /// How the jobs of a transaction run.
@@ -128,6 +138,7 @@ impl Worker {
             progress: RefCell::default(),
         };
         let result = xact::run_functions(|| self.transaction(&batch, &wanted, suspect.is_some()));
+        groups::forget();
         hooks::at("transaction ended");
         self.journal_clear();
         self.scratch.empty();
@@ -167,9 +178,16 @@ impl Worker {
             return Ok(0);
         }
         let mut callable = Self::resolve(batch.handler)?;
-        let jobs = self.claim(batch, wanted)?;
+        let mut jobs = self.claim(batch, wanted)?;
+        if let (true, true, [id]) = (suspect, jobs.is_empty(), wanted) {
+            // It stands behind another of its group, where it cannot run alone; but be buried.
+            if self.is_cancelled(*id) {
+                jobs.extend(claim::take_behind(*id)?);
+            }
+        }
         if let ([job], true) = (jobs.as_slice(), suspect && wanted.iter().any(|id| self.is_cancelled(*id))) {
             Self::cancel(job)?;
+            groups::pass_on()?;
             return Ok(0);
         }
         batch.progress.borrow_mut().claimed(&jobs);
@@ -194,21 +212,38 @@ impl Worker {
         let now = Micros(clock::now());
         let until = now.after(settings::batch_time());
         let run = Jobs { batch, company: jobs.len() > 1, until, now: Cell::new(now), failed: RefCell::default() };
-        let mut n = 0;
+        let ordered = jobs.iter().any(|job| job.group.is_some());
+        let (mut n, mut back) = (0, Vec::new());
+        let mut held = BTreeSet::new();
         while n < jobs.len() {
             if n > 0 && (run.is_over() || batch.progress.borrow().savepoints >= MAX_SAVEPOINTS) {
-                finish::give_back(&jobs[n..])?;
-                let first = jobs[n..].iter().map(|job| job.id).min().unwrap_or(i64::MIN);
-                at_commit::touch_from(names::hash(&batch.handler.queue), first);
                 break;
             }
+            if jobs[n].group.as_ref().is_some_and(|group| held.contains(group)) {
+                back.push(&jobs[n]);
+                n += 1;
+                continue;
+            }
             n += match batch.plan.group {
-                None => self.run_together(&run, callable, &jobs[n..])?,
-                Some(group) => self.run_group(&run, callable, &jobs[n..], group.min(jobs.len() - n))?,
+                None if !ordered => self.run_together(&run, callable, &jobs[n..])?,
+                group => {
+                    let most = group.unwrap_or(usize::MAX).min(jobs.len() - n);
+                    self.run_group(&run, callable, &jobs[n..], apart(&jobs[n..n + most], &held))?
+                }
             };
+            if ordered && !groups::rule(&batch.handler.queue)?.passes {
+                held.extend(run.failed.borrow().iter().filter_map(|failed| failed.holds().map(Into::into)));
+            }
+        }
+        let begun = n - back.len();
+        back.extend(&jobs[n..]);
+        if let Some(first) = back.iter().map(|job| job.id).min() {
+            finish::give_back(back.into_iter())?;
+            at_commit::touch_from(names::hash(&batch.handler.queue), first);
         }
         outcome::write(&run.failed.take())?;
-        Ok(n)
+        groups::pass_on()?;
+        Ok(begun)
     }
 
     pub(super) fn claim(&self, batch: &Batch<'_>, wanted: &[i64]) -> Result<Vec<Job>, Caught> {
@@ -219,7 +254,13 @@ impl Worker {
                     return Ok(vec![job]);
                 }
             }
-            return Ok(ready::take(queue, task, batch.plan.jobs, &self.spoken_for())?);
+            let except = self.spoken_for();
+            let mut jobs = ready::take(queue, task, batch.plan.jobs, &except)?;
+            // A set is one call: nobody would know where in it one of a group failed.
+            if batch.shape != Shape::Jobs {
+                jobs.extend(groups::follow(queue, task, &jobs, batch.plan.jobs - jobs.len(), &except)?);
+            }
+            return Ok(jobs);
         }
         for id in wanted {
             if let Some(job) = claim::take_ready(*id, queue, task)? {
@@ -448,10 +489,11 @@ impl Worker {
             let Some(job) = claim::take_ready(id, &handler.queue, handler.task.as_deref())? else { return Ok(()) };
             hooks::at("failure taken");
             if cancelled {
-                return Self::cancel(&job);
+                Self::cancel(&job)?;
+            } else {
+                outcome::failed(&job, error, &Failure { places: handler.retry, ..Failure::default() })?;
             }
-            outcome::failed(&job, error, &Failure { places: handler.retry, ..Failure::default() })?;
-            Ok(())
+            Ok(groups::pass_on()?)
         });
         if let Err(error) = recorded {
             self.pause_after(&error);

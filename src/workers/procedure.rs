@@ -17,9 +17,9 @@ use crate::pg::{clock, encoding, extension, hooks, latch, portal, timeout, xact}
 use crate::settings;
 use crate::store::claim;
 use crate::store::finish::{self, End};
-use crate::store::numbers;
 use crate::store::ready;
 use crate::store::row::{Handler, Job};
+use crate::store::{groups, numbers};
 
 /// How often the end of a run is tried to be recorded when that fails with an error.
 const RECORDINGS: u32 = 5;
@@ -166,6 +166,7 @@ impl Worker {
                     outcome::failed(&held, error, &Failure { places: handler.retry, ..Failure::default() })?;
                 }
             }
+            groups::pass_on()?;
             Ok(true)
         })
     }

@@ -26,7 +26,7 @@ use crate::pg::{activity, bgworker, clock, database, extension, guc, hooks, latc
 use crate::settings;
 use crate::store::intruders::{self, Wanted};
 use crate::store::row::Handler;
-use crate::store::{self, counts, history, promote, registry, schedule};
+use crate::store::{self, counts, groups, history, promote, registry, schedule};
 
 /// The most rows one statement promotes, ends or prunes.
 const PORTION: i64 = 1_000;
@@ -387,6 +387,7 @@ impl Scheduler {
                 queues.extend(promote::give_back(id, now)?);
             }
         }
+        groups::pass_on()?;
         hooks::at("promoted");
         self.watch_prepared()?;
         self.tell_outside(&queues)?;

@@ -87,14 +87,9 @@ fn put(schedule: &Schedule, plan: &Plan) -> Result<Vec<i64>, Caught> {
         .runs
         .iter()
         .map(|at| NewJob {
-            queue: schedule.queue.clone(),
             task: schedule.task.clone(),
-            args: schedule.args.clone(),
             priority: schedule.priority,
-            execute_at: at.0,
-            state: State::Ready.word(),
-            key: None,
-            max_attempts: None,
+            ..NewJob::ready(schedule.queue.clone(), schedule.args.clone(), at.0)
         })
         .collect();
     let ids = insert::bulk_put(&jobs)?;

@@ -26,7 +26,7 @@ use crate::pg::xact::Caught;
 use crate::pg::{activity, at_commit, clock, extension, hooks, timeout, xact};
 use crate::settings;
 use crate::store::row::{current, Handler, Job};
-use crate::store::{claim, finish, numbers, ready};
+use crate::store::{claim, finish, groups, numbers, ready};
 
 /// Which jobs a set is made of.
 enum Wanted {
@@ -107,7 +107,7 @@ impl Worker {
         call.borrow_mut().first = first;
         let rest = jobs.split_off(fitting(jobs.iter().map(|job| job.args.len())));
         if !rest.is_empty() {
-            finish::give_back(&rest)?;
+            finish::give_back(rest.iter())?;
             at_commit::touch_from(names::hash(&batch.handler.queue), first.unwrap_or(i64::MIN));
         }
         drop(rest);
@@ -120,6 +120,7 @@ impl Worker {
         hooks::at("claimed");
         self.journal_begin(&jobs);
         self.call_with(batch, &mut callable, &jobs)?;
+        groups::pass_on()?;
         hooks::at("before commit");
         Ok(())
     }
