@@ -191,25 +191,30 @@ fn reason(seen: &claim::Seen) -> Result<String> {
     if let Some(parked) = parking::why(&handler, settings::allow_superuser_handlers()) {
         return Ok(format!("its handler is parked: {parked}"));
     }
+    Ok(no_worker().unwrap_or_else(|| "ready: its turn comes next".into()))
+}
+
+/// Why no worker of this server runs it.
+fn no_worker() -> Option<String> {
     if !settings::enabled() {
-        return Ok("workers are switched off: pgq.enabled = off".into());
+        return Some("workers are switched off: pgq.enabled = off".into());
     }
     if xact::in_recovery() {
-        return Ok("this server is a standby: jobs run after its promotion".into());
+        return Some("this server is a standby: jobs run after its promotion".into());
     }
     if !database::is_open() {
-        return Ok("this database is a template or takes no sessions: its jobs do not run".into());
+        return Some("this database is a template or takes no sessions: its jobs do not run".into());
     }
     if !at_commit::ensure_workers() {
-        return Ok("no worker can be started: raise max_worker_processes".into());
+        return Some("no worker can be started: raise max_worker_processes".into());
     }
     if let Some(since) = shmem::shared().and_then(|s| s.shortage.since(clock::now())) {
         let since = clock::text(since);
-        return Ok(format!("no worker slot of the server is free since {since}: raise max_worker_processes"));
+        return Some(format!("no worker slot of the server is free since {since}: raise max_worker_processes"));
     }
     let room = shmem::shared().map_or(0, |s| s.room(settings::max_workers()));
     if room == 0 {
-        return Ok(format!("no free worker: all {} of pgq.max_workers are taken", settings::max_workers()));
+        return Some(format!("no free worker: all {} of pgq.max_workers are taken", settings::max_workers()));
     }
-    Ok("ready: its turn comes next".into())
+    None
 }

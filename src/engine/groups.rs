@@ -26,8 +26,8 @@ pub struct Member {
     pub is_retry: bool,
 }
 
-/// May the job `id`, which nobody has taken, run now? `members` are all jobs of its group that are not waiting, and the
-/// first that is: when fewer run than may, and none that comes before it still has to begin.
+/// May the job `id`, which nobody has taken, run now? `members` are all jobs of its group that are not waiting: when
+/// fewer run than may, and none that comes before it still has to begin.
 pub fn admits(members: &[Member], id: i64, rule: Rule) -> bool {
     let others = || members.iter().filter(|m| m.id != id);
     let running = others().filter(|m| m.is_running).count();

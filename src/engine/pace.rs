@@ -41,6 +41,8 @@ pub struct Pace {
     average_us: i64,
     /// The size of the largest transaction of late: the next is at most four times as large.
     last: usize,
+    /// How many had begun when the time of a transaction was over; twice as many after each that had time left.
+    fits: usize,
 }
 
 /// How the next transaction runs.
@@ -50,11 +52,13 @@ pub struct Plan {
     pub jobs: usize,
     /// How many of them share a savepoint; none has none.
     pub group: Option<usize>,
+    /// How many jobs it may take that are taken, and given back, at a higher price: those that follow in their groups.
+    pub follow: usize,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Pace { trial: TRIAL, savepoints: 0, spacing: 0, clean: 0, solitary: false, average_us: 1_000, last: 1 }
+        Pace { trial: TRIAL, savepoints: 0, spacing: 0, clean: 0, solitary: false, average_us: 1_000, last: 1, fits: 1 }
     }
 }
 
@@ -63,12 +67,12 @@ impl Pace {
     pub fn plan(&self, batch_time: Span, most: Option<usize>) -> Plan {
         let group = (self.savepoints > 0).then(|| self.group());
         if self.trial > 0 || self.solitary {
-            return Plan { jobs: 1, group: group.map(|_| 1) };
+            return Plan { jobs: 1, group: group.map(|_| 1), follow: 0 };
         }
         let fits = usize::try_from(batch_time.0 / self.average_us.max(1)).unwrap_or(MAX_BATCH);
         let cap = group.map_or(MAX_BATCH, |group| MAX_BATCH.min(group * MAX_SAVEPOINTS));
         let jobs = fits.min(self.last.saturating_mul(4)).min(cap).min(most.unwrap_or(cap));
-        Plan { jobs: jobs.max(1), group }
+        Plan { jobs: jobs.max(1), group, follow: jobs.min(self.fits) }
     }
 
     /// A failure costs its whole group a second run, and a savepoint is what a group costs: the sum is least where a
@@ -97,6 +101,11 @@ impl Pace {
     pub fn committed(&mut self, jobs: usize) {
         // Smaller ones found no more jobs, or had their time: both say nothing against larger ones.
         self.last = self.last.max(jobs);
+    }
+
+    /// Of the jobs of a transaction so many had begun when it ended.
+    pub fn began(&mut self, begun: usize, claimed: usize) {
+        self.fits = if begun < claimed { begun } else { self.fits.max(begun).saturating_mul(2).min(MAX_BATCH) };
     }
 
     /// A shared transaction had to be given up because one of its jobs would not end.
@@ -153,7 +162,7 @@ mod tests {
     fn a_new_handler_runs_alone_until_it_was_fast_thirty_times() {
         let mut pace = Pace::default();
         for _ in 0..TRIAL {
-            assert_eq!(pace.plan(BATCH, None), Plan { jobs: 1, group: None });
+            assert_eq!(pace.plan(BATCH, None), Plan { jobs: 1, group: None, follow: 0 });
             pace.succeeded(Span(50));
         }
         assert!(pace.plan(BATCH, None).jobs > 1);

@@ -27,6 +27,8 @@ struct Pending {
     /// Jobs of this queue from this id on are there when it has committed: what was handed out begins there again.
     lows: [(u64, i64); TOUCHED],
     low_of_all: bool,
+    /// It keeps workers from jobs that were there before: they are free when it ends, in whichever way.
+    holds: bool,
 }
 
 /// Somebody who is told of the ends of this backend's transactions. None of these may fail, but `committing`.
@@ -89,6 +91,7 @@ thread_local! {
             queues: [0; TOUCHED],
             lows: [(0, 0); TOUCHED],
             low_of_all: false,
+            holds: false,
         })
     };
 }
@@ -152,6 +155,13 @@ pub fn give_back(queue: u64, id: i64) {
         Some(place) => *place = (queue, if place.0 == queue { place.1.min(id) } else { id }),
         None => pending.low_of_all = true,
     });
+}
+
+/// This job is kept from workers until this transaction ends, and then it may run.
+pub fn holds(queue: u64, id: i64) {
+    give_back(queue, id);
+    call_at_commit(queue);
+    PENDING.with_borrow_mut(|pending| pending.holds = true);
 }
 
 /// The workers look at a queue when this transaction has committed, though it has no new jobs for them at once.
@@ -229,9 +239,10 @@ fn finish(committed: bool, prepared: bool) {
             if prepared {
                 entry.prepared.store(1, SeqCst);
             }
-            let called = committed && tell(&pending, entry, shared);
+            let ended = committed || pending.holds && !prepared;
+            let called = ended && tell(&pending, entry, shared);
             // Who was called for the only job either runs one or asks the scheduler himself.
-            if pending.any && (committed || prepared) && !(called && pending.one) {
+            if pending.any && (ended || prepared) && !(called && pending.one) {
                 call(shared, entry);
             }
         }
@@ -241,6 +252,7 @@ fn finish(committed: bool, prepared: bool) {
         pending.queues = [0; TOUCHED];
         pending.lows = [(0, 0); TOUCHED];
         pending.low_of_all = false;
+        pending.holds = false;
     });
 }
 

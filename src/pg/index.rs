@@ -11,13 +11,15 @@ use super::scan::Field;
 use super::spi::Column;
 use super::tamper;
 
-/// In which order the ready jobs stand: each is an index of sql/schema/indexes.sql.
+/// In which order the jobs stand: each is an index of sql/schema/indexes.sql.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     /// job_ready_idx: by queue, larger priority first, then by id.
     Queue = 0,
     /// job_task_idx: the same of each task of a queue, without the jobs that have none.
     Task = 1,
+    /// job_waiting_idx: those that wait for others, by queue and group, then by id.
+    Group = 2,
 }
 
 /// What a walk gives a value for.
@@ -25,6 +27,7 @@ pub(super) enum Order {
 pub(super) enum Key {
     Queue,
     Task,
+    Group,
     /// The largest priority.
     Most,
     /// The smallest.
@@ -56,9 +59,11 @@ impl Order {
         const QUEUE: [IndexColumn; 3] = [column(Field::Queue), column(Field::Priority), column(Field::Id)];
         const TASK: [IndexColumn; 4] =
             [column(Field::Queue), column(Field::Task), column(Field::Priority), column(Field::Id)];
+        const GROUP: [IndexColumn; 3] = [column(Field::Queue), column(Field::GroupKey), column(Field::Id)];
         match self {
             Order::Queue => &QUEUE,
             Order::Task => &TASK,
+            Order::Group => &GROUP,
         }
     }
 }
@@ -72,8 +77,8 @@ pub(super) struct Along {
 
 thread_local! {
     /// Of each order: (table, index, `tamper::generation` when it was found)
-    static KNOWN: [Cell<(pg_sys::Oid, pg_sys::Oid, u64)>; 2] =
-        const { [const { Cell::new((pg_sys::InvalidOid, pg_sys::InvalidOid, 0)) }; 2] };
+    static KNOWN: [Cell<(pg_sys::Oid, pg_sys::Oid, u64)>; 3] =
+        const { [const { Cell::new((pg_sys::InvalidOid, pg_sys::InvalidOid, 0)) }; 3] };
 }
 
 impl Along {
@@ -139,9 +144,15 @@ impl Along {
             (Key::Least, 3, GE, pg_sys::F_INT4GE),
             (Key::From, 4, GE, pg_sys::F_INT8GE),
         ];
+        const GROUP: [(Key, i16, u32, u32); 3] = [
+            (Key::Queue, 1, EQ, pg_sys::F_TEXTEQ),
+            (Key::Group, 2, EQ, pg_sys::F_TEXTEQ),
+            (Key::From, 3, GE, pg_sys::F_INT8GE),
+        ];
         match self.order {
             Order::Queue => &QUEUE,
             Order::Task => &TASK,
+            Order::Group => &GROUP,
         }
     }
 
@@ -152,7 +163,7 @@ impl Along {
     pub(super) unsafe fn scan_keys(self, value: impl Fn(Key) -> pg_sys::Datum) -> Vec<pg_sys::ScanKeyData> {
         let entry = |(key, column, strategy, procedure): &(Key, i16, u32, u32)| {
             let mut entry = pg_sys::ScanKeyData::default();
-            let is_text = matches!(key, Key::Queue | Key::Task);
+            let is_text = matches!(key, Key::Queue | Key::Task | Key::Group);
             // SAFETY: fills the entry in; the procedures are the server's own.
             unsafe {
                 pg_sys::ScanKeyEntryInitialize(
@@ -207,7 +218,7 @@ unsafe fn is_of(index: pg_sys::Relation, order: Order) -> bool {
     }
 }
 
-/// Is it `state = 'ready'`, and for tasks also `task IS NOT NULL`?
+/// Is it `state = 'ready'`, and for tasks also `task IS NOT NULL`; or for groups `state = 'waiting'`?
 ///
 /// # Safety
 /// `predicate` must be a list of expressions, or null.
@@ -217,15 +228,16 @@ unsafe fn is_predicate_of(predicate: *mut pg_sys::List, order: Order) -> bool {
         let terms = pg_sys::list_length(predicate);
         let term = |n| pg_sys::list_nth(predicate, n).cast();
         match order {
-            Order::Queue => terms == 1 && is_state_ready(term(0)),
-            Order::Task => terms == 2 && is_state_ready(term(0)) && is_task_not_null(term(1)),
+            Order::Queue => terms == 1 && is_state(term(0), "ready"),
+            Order::Task => terms == 2 && is_state(term(0), "ready") && is_task_not_null(term(1)),
+            Order::Group => terms == 1 && is_state(term(0), "waiting"),
         }
     }
 }
 
 /// # Safety
 /// `node` must be an expression over columns of pgq.job.
-unsafe fn is_state_ready(node: *mut pg_sys::Node) -> bool {
+unsafe fn is_state(node: *mut pg_sys::Node, word: &str) -> bool {
     // SAFETY: nodes are looked at by their tags.
     unsafe {
         if (*node).type_ != pg_sys::NodeTag::T_OpExpr {
@@ -238,12 +250,12 @@ unsafe fn is_state_ready(node: *mut pg_sys::Node) -> bool {
         let right: *mut pg_sys::Const = pg_sys::list_nth((*node).args, 1).cast();
         is_column(pg_sys::list_nth((*node).args, 0).cast(), Field::State)
             && (*right).xpr.type_ == pg_sys::NodeTag::T_Const
-            && String::read((*right).constvalue, (*right).constisnull).is_some_and(|word| word == "ready")
+            && String::read((*right).constvalue, (*right).constisnull).is_some_and(|other| other == word)
     }
 }
 
 /// # Safety
-/// As `is_state_ready`.
+/// As `is_state`.
 unsafe fn is_task_not_null(node: *mut pg_sys::Node) -> bool {
     // SAFETY: as there.
     unsafe {
@@ -256,7 +268,7 @@ unsafe fn is_task_not_null(node: *mut pg_sys::Node) -> bool {
 }
 
 /// # Safety
-/// As `is_state_ready`.
+/// As `is_state`.
 unsafe fn is_column(node: *mut pg_sys::Node, field: Field) -> bool {
     // SAFETY: as there.
     unsafe { (*node).type_ == pg_sys::NodeTag::T_Var && (*node.cast::<pg_sys::Var>()).varattno == field as i16 }

@@ -116,6 +116,27 @@ struct Open {
     scan: pg_sys::IndexScanDesc,
 }
 
+impl Open {
+    /// # Safety
+    /// An open table and an index of it, inside a transaction with an active snapshot.
+    unsafe fn begin(heap: pg_sys::Relation, along: Along) -> Self {
+        // SAFETY: the caller's promise.
+        let scan = unsafe {
+            pg_sys::index_beginscan(
+                heap,
+                along.index(),
+                pg_sys::GetActiveSnapshot(),
+                // What EXPLAIN ANALYZE counts in (genam.h).
+                #[cfg(feature = "pg18")]
+                std::ptr::null_mut(),
+                i32::try_from(along.keys().len()).unwrap_or(0),
+                0,
+            )
+        };
+        Open { along, scan }
+    }
+}
+
 /// A row that the walk is at.
 pub struct Found<'jobs> {
     jobs: &'jobs Jobs,
@@ -146,23 +167,10 @@ impl Jobs {
             };
             let slot = pg_sys::table_slot_create(heap, std::ptr::null_mut());
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-            let begin = |along: Along| Open {
-                along,
-                scan: pg_sys::index_beginscan(
-                    heap,
-                    along.index(),
-                    pg_sys::GetActiveSnapshot(),
-                    // What EXPLAIN ANALYZE counts in (genam.h).
-                    #[cfg(feature = "pg18")]
-                    std::ptr::null_mut(),
-                    i32::try_from(along.keys().len()).unwrap_or(0),
-                    0,
-                ),
-            };
             Ok(Some(Jobs {
                 heap,
-                ready: begin(ready),
-                tasks: Along::of(heap, Order::Task).map(begin),
+                ready: Open::begin(heap, ready),
+                tasks: Along::of(heap, Order::Task).map(|along| Open::begin(heap, along)),
                 slot,
                 queue: Cell::new(pg_sys::Datum::null()),
                 task: Cell::new(pg_sys::Datum::null()),
@@ -205,20 +213,62 @@ impl Jobs {
         range: Range,
         mut visit: impl FnMut(&Found<'jobs>) -> Result<Walk>,
     ) -> Result<bool> {
+        let key = |key| match key {
+            Key::Queue => self.queue.get(),
+            Key::Task => self.task.get(),
+            Key::Group => pg_sys::Datum::null(),
+            Key::Most => pg_sys::Datum::from(range.most),
+            Key::Least => pg_sys::Datum::from(range.least),
+            Key::From => pg_sys::Datum::from(range.from),
+        };
+        self.walk_along(self.by_task().unwrap_or(self.ready), key, &mut visit)
+    }
+
+    /// Shows the jobs of each of these groups of the queue that wait for others, from an id on, in their order; the visitor
+    /// stops in one group and goes on with the next. Without an index that can be used it is shown none.
+    pub fn walk_behind<'jobs>(
+        &'jobs self,
+        groups: &[(String, i64)],
+        mut visit: impl FnMut(&Found<'jobs>) -> Result<Walk>,
+    ) -> Result<()> {
+        // SAFETY: as in `open`, under its snapshot.
+        let Some(open) = (unsafe { Along::of(self.heap, Order::Group).map(|along| Open::begin(self.heap, along)) })
+        else {
+            return Ok(());
+        };
+        for (group, from) in groups {
+            let group = text::datum(group).unwrap_or(pg_sys::Datum::null());
+            if !group.is_null() {
+                let key = |key| match key {
+                    Key::Queue => self.queue.get(),
+                    Key::Group => group,
+                    _ => pg_sys::Datum::from(*from),
+                };
+                self.walk_along(open, key, &mut visit)?;
+            }
+        }
+        // SAFETY: what was begun above.
+        unsafe {
+            pg_sys::index_endscan(open.scan);
+            pg_sys::index_close(open.along.index(), 0);
+        }
+        Ok(())
+    }
+
+    fn walk_along<'jobs>(
+        &'jobs self,
+        open: Open,
+        key: impl Fn(Key) -> pg_sys::Datum,
+        visit: &mut impl FnMut(&Found<'jobs>) -> Result<Walk>,
+    ) -> Result<bool> {
         if self.queue.get().is_null() {
             return Ok(true);
         }
-        let Open { along, scan } = self.by_task().unwrap_or(self.ready);
+        let Open { along, scan } = open;
         // SAFETY: the keys fit the index's columns (`Along::of` compared them) and are copied by index_rescan; the slot
         // holds a pin on the row's page until the next row.
         unsafe {
-            let mut keys = along.scan_keys(|key| match key {
-                Key::Queue => self.queue.get(),
-                Key::Task => self.task.get(),
-                Key::Most => pg_sys::Datum::from(range.most),
-                Key::Least => pg_sys::Datum::from(range.least),
-                Key::From => pg_sys::Datum::from(range.from),
-            });
+            let mut keys = along.scan_keys(key);
             let count = i32::try_from(keys.len()).unwrap_or(0);
             pg_sys::index_rescan(scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
             let forward = pg_sys::ScanDirection::ForwardScanDirection;
@@ -283,6 +333,11 @@ impl<'jobs> Found<'jobs> {
     /// A column that is never NULL.
     pub fn must<T: Column>(&self, field: Field) -> Result<T> {
         self.get(field).ok_or_else(|| Error::Internal(format!("column {field:?} is null")))
+    }
+
+    /// Is it of this task?
+    pub fn has_task(&self, task: Option<&str>) -> bool {
+        self.get::<String>(Field::Task).as_deref() == task
     }
 
     /// Is it of this task, which is the one that `Jobs::of` named?

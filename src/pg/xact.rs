@@ -207,6 +207,22 @@ pub fn savepoint<T>(work: impl FnOnce() -> Result<T, Caught>) -> Result<T, Caugh
     }
 }
 
+/// Runs `work` under a savepoint and takes back what it did: the locks that it took on rows, say.
+pub fn undone<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: as `savepoint`; an error leaves the subtransaction to whoever aborts the transaction around it.
+    unsafe {
+        let memory = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(memory);
+        let value = work();
+        pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        pg_sys::MemoryContextSwitchTo(memory);
+        pg_sys::CurrentResourceOwner = owner;
+        value
+    }
+}
+
 /// Tells the statistics collector everything now: before a long wait.
 pub fn report_statistics() {
     // SAFETY: outside a transaction, in a worker.

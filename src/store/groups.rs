@@ -18,17 +18,17 @@
 //! Jobs of a lower id that are committed after a higher one ran are late: they run next.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::engine::deltas::Fact;
 use crate::engine::groups::{admits, Member, Rule};
 use crate::engine::names;
 use crate::engine::state::State;
 use crate::error::Result;
-use crate::pg::spi::{Arg, Statement, Type};
-use crate::pg::{at_commit, clock, extension};
+use crate::pg::spi::{Arg, Row, Statement, Type};
+use crate::pg::{at_commit, clock, extension, xact};
 use crate::store::insert::NewJob;
-use crate::store::row::{job_columns, Job};
+use crate::store::row::Job;
 use crate::store::{numbers, ready};
 
 /// Index: primary key of queue_setting; locks nothing.
@@ -93,15 +93,16 @@ impl Placing {
 /// How many jobs of a group may be put at its head.
 fn room(queue: &str, group: &str, rule: Rule) -> Result<i64> {
     let args = [Arg::Text(queue), Arg::Text(group)];
-    if LAST_WAITING.row(&args, |row| row.must::<i64>(1))?.is_some() {
+    // Whoever walks along the ready jobs until we end passes those by that we have locked.
+    if let Some(last) = LAST_WAITING.row(&args, |row| row.must::<i64>(1))? {
+        at_commit::holds(names::hash(queue), last);
         return Ok(0);
     }
     let most = i64::from(rule.running);
     let args = [Arg::Text(queue), Arg::Text(group), Arg::Bigint(most), Arg::Bool(rule.passes)];
     let first: Vec<i64> = FIRST_ONES.rows(&args, |row| row.must(1))?;
-    // Whoever walks along the ready jobs until our commit passes them by.
     if let Some(lowest) = first.iter().min() {
-        at_commit::give_back(names::hash(queue), *lowest);
+        at_commit::holds(names::hash(queue), *lowest);
     }
     Ok(most - i64::try_from(first.len()).unwrap_or(most))
 }
@@ -110,6 +111,8 @@ fn room(queue: &str, group: &str, rule: Rule) -> Result<i64> {
 #[must_use]
 pub struct Turns {
     locks: Vec<u32>,
+    /// One at a time: so what follows one of these jobs may run behind it.
+    pub one_by_one: bool,
 }
 
 impl Turns {
@@ -121,17 +124,11 @@ impl Turns {
     }
 }
 
-/// Index: job_group_idx and job_waiting_idx, a few entries for each group; locks nothing. Under the newest snapshot.
+/// Index: job_group_idx, a few entries for each group; locks nothing. Under the newest snapshot.
 static MEMBERS: Statement = Statement::by_index(
-    "SELECT g.at, m.id, m.state, m.attempt
-       FROM pg_catalog.unnest($2) WITH ORDINALITY AS g (key, at),
-            LATERAL ((SELECT j.id, j.state, j.attempt FROM pgq.job AS j
-                       WHERE j.queue = $1 AND j.group_key = g.key AND j.group_key IS NOT NULL AND j.state <> 'waiting'
-                       ORDER BY j.id)
-                     UNION ALL
-                     (SELECT j.id, j.state, j.attempt FROM pgq.job AS j
-                       WHERE j.queue = $1 AND j.group_key = g.key AND j.state = 'waiting'
-                       ORDER BY j.id LIMIT 1)) AS m",
+    "SELECT g.at, j.id, j.state, j.attempt
+       FROM pg_catalog.unnest($2) WITH ORDINALITY AS g (key, at)
+       JOIN pgq.job AS j ON j.queue = $1 AND j.group_key = g.key AND j.group_key IS NOT NULL AND j.state <> 'waiting'",
     &[Type::Text, Type::Texts],
 );
 
@@ -173,15 +170,15 @@ pub fn admit(queue: &str, jobs: &[(i64, &str)]) -> Result<(BTreeSet<i64>, Turns)
         }
     }
     all.difference(&kept).for_each(|lock| extension::unlock_group(*lock));
-    Ok((admitted, Turns { locks: kept.into_iter().collect() }))
+    Ok((admitted, Turns { locks: kept.into_iter().collect(), one_by_one: rule.running == 1 }))
 }
 
-/// Is it this job's turn, whatever its state? `None` when it waits for others.
+/// Is it this job's turn? `None` when it waits for others.
 pub fn turn_of(job: &Job) -> Result<Option<Turns>> {
-    if job.parents > 0 {
+    if job.parents > 0 || job.state == State::Waiting {
         return Ok(None);
     }
-    let Some(group) = &job.group else { return Ok(Some(Turns { locks: Vec::new() })) };
+    let Some(group) = &job.group else { return Ok(Some(Turns { locks: Vec::new(), one_by_one: false })) };
     let (admitted, turns) = admit(&job.queue, &[(job.id, group)])?;
     Ok(admitted.contains(&job.id).then_some(turns))
 }
@@ -234,63 +231,6 @@ pub fn in_turn<T>(
     Ok(taken)
 }
 
-/// Index: job_waiting_idx, from the start of each group; locks the rows it deletes. What follows the jobs that this
-/// transaction has taken of these groups, $4 of each at most: as far as it may run now, is of the same task, and nobody
-/// has it. One that cannot be taken ends its group.
-static FOLLOW: Statement = Statement::by_index(
-    concat!(
-        "WITH next AS MATERIALIZED (
-            SELECT g.key, w.ctid AS place, w.id, w.fits
-              FROM pg_catalog.unnest($2) AS g (key),
-                   LATERAL (SELECT c.ctid, c.id,
-                                   c.parents = 0 AND c.execute_at <= $6 AND NOT c.quarantined
-                                     AND c.task IS NOT DISTINCT FROM $3 AND c.id <> ALL ($5) AS fits
-                              FROM pgq.job AS c
-                             WHERE c.queue = $1 AND c.group_key = g.key AND c.state = 'waiting'
-                             ORDER BY c.id LIMIT $4) AS w),
-         had AS MATERIALIZED (
-            SELECT c.ctid AS place FROM pgq.job AS c
-             WHERE c.ctid = ANY (ARRAY(SELECT n.place FROM next AS n)) FOR UPDATE SKIP LOCKED),
-         fit AS (
-            SELECT n.place, pg_catalog.bool_and(n.fits AND h.place IS NOT NULL) OVER (PARTITION BY n.key ORDER BY n.id) AS fits
-              FROM next AS n LEFT JOIN had AS h ON h.place = n.place)
-         DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(SELECT f.place FROM fit AS f WHERE f.fits))
-         RETURNING ",
-        job_columns!()
-    ),
-    &[Type::Text, Type::Texts, Type::Text, Type::Bigint, Type::Bigints, Type::Time],
-);
-
-/// Takes what follows these jobs in their groups, up to `most` in all: first the next of each group, then the ones after.
-pub fn follow(queue: &str, task: Option<&str>, heads: &[Job], most: usize, except: &[i64]) -> Result<Vec<Job>> {
-    let groups: BTreeSet<&str> = heads.iter().filter_map(|job| job.group.as_deref()).collect();
-    if groups.is_empty() || most == 0 {
-        return Ok(Vec::new());
-    }
-    let each = i64::try_from(most / groups.len()).unwrap_or(0);
-    let keys: Vec<Option<String>> = groups.into_iter().map(|group| Some(group.into())).collect();
-    let args = [
-        Arg::Text(queue),
-        Arg::Texts(&keys),
-        Arg::text(task),
-        Arg::Bigint(each),
-        Arg::Bigints(except),
-        Arg::Time(clock::now()),
-    ];
-    if each == 0 {
-        return Ok(Vec::new());
-    }
-    let mut jobs = FOLLOW.rows(&args, Job::read)?;
-    numbers::taken(&jobs);
-    jobs.sort_by(|a, b| (&a.group, a.id).cmp(&(&b.group, b.id)));
-    let places: HashMap<i64, usize> = jobs
-        .chunk_by(|a, b| a.group == b.group)
-        .flat_map(|of_group| of_group.iter().enumerate().map(|(n, job)| (job.id, n)))
-        .collect();
-    jobs.sort_by_key(|job| (places.get(&job.id).copied(), job.id));
-    Ok(jobs)
-}
-
 /// Index: job_pkey; locks those that nobody has.
 static UNTAKEN: Statement = Statement::by_index(
     "SELECT j.id FROM pgq.job AS j WHERE j.id = ANY ($1) AND j.state <> 'leased' FOR KEY SHARE SKIP LOCKED",
@@ -298,122 +238,157 @@ static UNTAKEN: Statement = Statement::by_index(
 );
 
 /// Is it this job's turn? Where it depends on whether somebody's transaction has others of the group, they are tried to
-/// be locked: that is rare, because as a rule the others are waiting.
+/// be locked, for that moment only: this is rare, because as a rule the others are waiting.
 fn turn(members: &mut [Member], id: i64, rule: Rule) -> Result<bool> {
     let if_none_runs = admits(members, id, rule);
-    let others: Vec<i64> = members.iter().filter(|m| m.id != id && !m.is_running).map(|m| m.id).collect();
+    let is_open = |m: &Member| m.id != id && !m.is_running;
+    let others: Vec<i64> = members.iter().filter(|m| is_open(m)).map(|m| m.id).collect();
     if others.is_empty() {
         return Ok(if_none_runs);
     }
-    let all: Vec<Member> = members.iter().map(|m| Member { is_running: m.is_running || m.id != id, ..*m }).collect();
-    if !if_none_runs && !admits(&all, id, rule) {
-        return Ok(false);
+    let all: Vec<Member> = members.iter().map(|m| Member { is_running: m.is_running || is_open(m), ..*m }).collect();
+    if if_none_runs == admits(&all, id, rule) {
+        return Ok(if_none_runs);
     }
-    let untaken = UNTAKEN.rows(&[Arg::Bigints(&others)], |row| row.must::<i64>(1))?;
+    let untaken = xact::undone(|| UNTAKEN.rows(&[Arg::Bigints(&others)], |row| row.must::<i64>(1)))?;
     members.iter_mut().filter(|m| others.contains(&m.id)).for_each(|m| m.is_running = !untaken.contains(&m.id));
     Ok(admits(members, id, rule))
 }
 
 thread_local! {
-    /// Groups of which the present transaction took a job.
-    static LEFT: RefCell<BTreeSet<(String, String)>> = const { RefCell::new(BTreeSet::new()) };
+    /// Groups of which the present transaction took a job, with the first of these: none that waits comes before it.
+    static LEFT: RefCell<BTreeMap<(String, String), i64>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// This transaction has taken a job of the group: `pass_on` follows.
-pub fn left(queue: &str, group: &str) {
-    LEFT.with_borrow_mut(|left| left.insert((queue.into(), group.into())));
+/// This transaction has taken a job of the group, or `i64::MIN` for one that nobody knows: `pass_on` follows.
+pub fn left(queue: &str, group: &str, id: i64) {
+    LEFT.with_borrow_mut(|left| {
+        left.entry((queue.into(), group.into())).and_modify(|first| *first = id.min(*first)).or_insert(id);
+    });
 }
 
 /// Forgets what was left in a transaction that is over.
 pub fn forget() {
-    LEFT.with_borrow_mut(BTreeSet::clear);
+    LEFT.with_borrow_mut(BTreeMap::clear);
 }
 
-/// Index: job_group_idx and job_waiting_idx; locks the rows that it changes, skips those that somebody has. For each
-/// group as many of its first waiting jobs as there is room at its head: $3 less those that nobody has taken.
-static PASS_ON: Statement = Statement::by_index(
+/// Index: job_group_idx; locks nothing. How many stand at the head of each group ($3: one that failed lets the others
+/// pass), and the first of them that is ready.
+static HEADS: Statement = Statement::by_index(
+    "SELECT f.heads, f.ready
+       FROM pg_catalog.unnest($2) WITH ORDINALITY AS g (key, at),
+            LATERAL (SELECT pg_catalog.count(*) FILTER (WHERE NOT ($3 AND h.state = 'scheduled' AND h.attempt > 0)) AS heads,
+                            pg_catalog.min(h.id) FILTER (WHERE h.state = 'ready') AS ready
+                       FROM pgq.job AS h
+                      WHERE h.queue = $1 AND h.group_key = g.key AND h.group_key IS NOT NULL
+                        AND h.state <> 'waiting') AS f
+      ORDER BY g.at",
+    &[Type::Text, Type::Texts, Type::Bool],
+);
+
+/// Index: job_waiting_idx, from behind the job $3 of each group: what was done before it has left entries there that
+/// would have to be walked over. Locks the rows that it changes, skips those that somebody has. The first waiting jobs
+/// of each group, as many as there is room for ($4).
+static PROMOTE: Statement = Statement::by_index(
     "UPDATE pgq.job AS j SET state = CASE WHEN j.execute_at > $5 THEN 'scheduled' ELSE 'ready' END
       WHERE j.ctid = ANY (ARRAY(
             SELECT n.ctid
-              FROM pg_catalog.unnest($2) AS g (key),
-                   LATERAL (SELECT pg_catalog.count(*) AS heads FROM pgq.job AS h
-                             WHERE h.queue = $1 AND h.group_key = g.key AND h.group_key IS NOT NULL
-                               AND h.state <> 'waiting'
-                               AND NOT ($4 AND h.state = 'scheduled' AND h.attempt > 0)) AS f,
+              FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4)) AS g (key, last, room),
                    LATERAL (SELECT w.ctid, w.parents FROM pgq.job AS w
-                             WHERE w.queue = $1 AND w.group_key = g.key AND w.state = 'waiting'
-                             ORDER BY w.id LIMIT GREATEST($3 - f.heads, 0) FOR NO KEY UPDATE SKIP LOCKED) AS n
+                             WHERE w.queue = $1 AND w.group_key = g.key AND w.state = 'waiting' AND w.id > g.last
+                             ORDER BY w.id LIMIT g.room FOR NO KEY UPDATE SKIP LOCKED) AS n
              WHERE n.parents = 0))
-     RETURNING j.id, j.state",
-    &[Type::Text, Type::Texts, Type::Bigint, Type::Bool, Type::Time],
-);
-
-/// Index: job_group_idx; the first that is ready of each group; locks nothing.
-static READY_ONES: Statement = Statement::by_index(
-    "SELECT pg_catalog.min(n.id)
-       FROM pg_catalog.unnest($2) AS g (key),
-            LATERAL (SELECT h.id FROM pgq.job AS h
-                      WHERE h.queue = $1 AND h.group_key = g.key AND h.group_key IS NOT NULL AND h.state <> 'waiting'
-                        AND h.state = 'ready'
-                      ORDER BY h.id LIMIT 1) AS n",
-    &[Type::Text, Type::Texts],
+     RETURNING j.id, j.state, j.group_key",
+    &[Type::Text, Type::Texts, Type::Bigints, Type::Bigints, Type::Time],
 );
 
 /// The groups of which this transaction took jobs go on with the next ones when it commits.
 pub fn pass_on() -> Result<()> {
     let left = LEFT.take();
-    let mut of_queue: Vec<Option<String>> = Vec::new();
+    let mut of_queue: Vec<(String, i64)> = Vec::new();
     let mut left = left.into_iter().peekable();
-    while let Some((queue, group)) = left.next() {
-        of_queue.push(Some(group));
-        if left.peek().is_none_or(|next| next.0 != queue) {
-            go_on(&queue, &std::mem::take(&mut of_queue))?;
+    while let Some(((queue, group), last)) = left.next() {
+        of_queue.push((group, last));
+        if left.peek().is_none_or(|next| next.0 .0 != queue) {
+            go_on(&queue, std::mem::take(&mut of_queue))?;
         }
     }
     Ok(())
 }
 
 /// The next jobs of these groups of a queue become ready, where there is room.
-fn go_on(queue: &str, groups: &[Option<String>]) -> Result<()> {
+fn go_on(queue: &str, groups: Vec<(String, i64)>) -> Result<()> {
     let rule = rule(queue)?;
-    let args = [
-        Arg::Text(queue),
-        Arg::Texts(groups),
-        Arg::Bigint(rule.running.into()),
-        Arg::Bool(rule.passes),
-        Arg::Time(clock::now()),
-    ];
-    let next: Vec<(i64, String)> = PASS_ON.rows(&args, |row| Ok((row.must(1)?, row.must(2)?)))?;
-    let ready_now = next.iter().filter(|(_, state)| state == State::Ready.word()).count();
-    numbers::changed(queue, Fact::Live(State::Waiting), -i64::try_from(next.len()).unwrap_or(0));
-    numbers::changed_by(queue, Fact::Live(State::Ready), ready_now);
-    numbers::changed_by(queue, Fact::Live(State::Scheduled), next.len() - ready_now);
-    let first = READY_ONES.row(&args[..2], |row| Ok(row.get::<i64>(1)))?.flatten();
-    if let Some(first) = first {
+    let keys: Vec<Option<String>> = groups.iter().map(|group| Some(group.0.clone())).collect();
+    let args = [Arg::Text(queue), Arg::Texts(&keys), Arg::Bool(rule.passes)];
+    let heads = HEADS.rows(&args, |row| Ok((row.must::<i64>(1)?, row.get::<i64>(2))))?;
+    let most = i64::from(rule.running);
+    let open: Vec<Open> = groups
+        .into_iter()
+        .zip(&heads)
+        .filter(|(_, head)| head.0 < most)
+        .map(|((group, last), head)| Open { group, last, room: most - head.0, is_empty: head.0 == 0 })
+        .collect();
+    let mut next = promote(queue, &open)?;
+    // Where nothing follows, one may have come late, with a lower id.
+    let again: Vec<Open> = open
+        .into_iter()
+        .filter(|open| open.is_empty && open.last > i64::MIN && !next.iter().any(|n| n.1 == open.group))
+        .map(|open| Open { last: i64::MIN, ..open })
+        .collect();
+    next.extend(promote(queue, &again)?);
+    let ready = next.iter().map(|n| n.0).chain(heads.iter().filter_map(|head| head.1)).min();
+    if let Some(first) = ready {
         ready::returns(queue, first);
-        at_commit::call_at_commit(names::hash(queue));
-    } else if !next.is_empty() {
-        // One with a time that the scheduler must know.
+        // One that is not due has a time that the scheduler must know.
         at_commit::call_at_commit(names::hash(queue));
     }
     Ok(())
 }
 
+/// A group with room at its head.
+struct Open {
+    group: String,
+    last: i64,
+    room: i64,
+    is_empty: bool,
+}
+
+/// Id and group of the jobs that are ready, or scheduled, now.
+fn promote(queue: &str, open: &[Open]) -> Result<Vec<(i64, String)>> {
+    if open.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<Option<String>> = open.iter().map(|open| Some(open.group.clone())).collect();
+    let last: Vec<i64> = open.iter().map(|open| open.last).collect();
+    let room: Vec<i64> = open.iter().map(|open| open.room).collect();
+    let args = [Arg::Text(queue), Arg::Texts(&keys), Arg::Bigints(&last), Arg::Bigints(&room), Arg::Time(clock::now())];
+    let mut scheduled = 0;
+    let next = PROMOTE.rows(&args, |row| {
+        scheduled += usize::from(row.must::<String>(2)? == State::Scheduled.word());
+        Ok((row.must(1)?, row.must(3)?))
+    })?;
+    numbers::changed(queue, Fact::Live(State::Waiting), -i64::try_from(next.len()).unwrap_or(0));
+    numbers::changed_by(queue, Fact::Live(State::Ready), next.len() - scheduled);
+    numbers::changed_by(queue, Fact::Live(State::Scheduled), scheduled);
+    Ok(next)
+}
+
 /// Index: job_waiting_idx, one entry for each group that waits; locks nothing.
 static WAITING_GROUPS: Statement = Statement::by_index(
     "WITH RECURSIVE walk AS (
-        (SELECT j.queue, j.group_key FROM pgq.job AS j
-          WHERE j.state = 'waiting' AND j.group_key IS NOT NULL ORDER BY j.queue, j.group_key LIMIT 1)
+        (SELECT j.queue, j.group_key, j.id FROM pgq.job AS j
+          WHERE j.state = 'waiting' AND j.group_key IS NOT NULL ORDER BY j.queue, j.group_key, j.id LIMIT 1)
         UNION ALL
-        SELECT n.queue, n.group_key FROM walk AS w,
-               LATERAL (SELECT j.queue, j.group_key FROM pgq.job AS j
+        SELECT n.queue, n.group_key, n.id FROM walk AS w,
+               LATERAL (SELECT j.queue, j.group_key, j.id FROM pgq.job AS j
                          WHERE j.state = 'waiting' AND j.group_key IS NOT NULL
                            AND (j.queue, j.group_key) > (w.queue, w.group_key)
-                         ORDER BY j.queue, j.group_key LIMIT 1) AS n)
-     SELECT w.queue, w.group_key FROM walk AS w
+                         ORDER BY j.queue, j.group_key, j.id LIMIT 1) AS n)
+     SELECT w.queue, w.group_key, w.id FROM walk AS w
       WHERE NOT EXISTS (SELECT FROM pgq.job AS h
                          WHERE h.queue = w.queue AND h.group_key = w.group_key AND h.group_key IS NOT NULL
-                           AND h.state <> 'waiting')
+                           AND h.state <> 'waiting' AND h.id < w.id)
       LIMIT $1",
     &[Type::Bigint],
 );
@@ -441,13 +416,27 @@ pub fn holder(queue: &str, group: &str, id: i64) -> Result<Option<i64>> {
 /// The most groups that one look sets going.
 const STRANDED: i64 = 1_000;
 
-/// Sets groups going that wait for nobody; were there any?
-pub fn find_stranded() -> Result<bool> {
-    let found =
-        WAITING_GROUPS.rows(&[Arg::Bigint(STRANDED)], |row| Ok((row.must::<String>(1)?, row.must::<String>(2)?)))?;
-    for (queue, group) in &found {
-        left(queue, group);
+/// Index: job_pkey; locks the row, or skips it.
+static LET_GO: Statement = Statement::by_index(
+    "UPDATE pgq.job AS j SET state = CASE WHEN j.execute_at > $2 THEN 'scheduled' ELSE 'ready' END
+      WHERE j.ctid = ANY (ARRAY(
+            SELECT c.ctid FROM pgq.job AS c
+             WHERE c.id = $1 AND c.state = 'waiting' AND c.parents = 0 FOR NO KEY UPDATE SKIP LOCKED))
+     RETURNING j.state",
+    &[Type::Bigint, Type::Time],
+);
+
+/// Sets jobs going that wait although none of their group comes before them.
+pub fn find_stranded() -> Result<()> {
+    let read = |row: &Row| Ok((row.must::<String>(1)?, row.must::<i64>(3)?));
+    for (queue, id) in WAITING_GROUPS.rows(&[Arg::Bigint(STRANDED)], read)? {
+        let state: Option<String> = LET_GO.row(&[Arg::Bigint(id), Arg::Time(clock::now())], |row| row.must(1))?;
+        if let Some(state) = state.and_then(|word| State::parse(&word)) {
+            numbers::changed(&queue, Fact::Live(State::Waiting), -1);
+            numbers::changed(&queue, Fact::Live(state), 1);
+            ready::returns(&queue, id);
+            at_commit::call_at_commit(names::hash(&queue));
+        }
     }
-    pass_on()?;
-    Ok(!found.is_empty())
+    Ok(())
 }

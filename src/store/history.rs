@@ -119,7 +119,7 @@ pub fn purge_waiting(queue: &str, state: State, before: i64) -> Result<usize> {
     let args = [Arg::Text(queue), Arg::Text(state.word()), Arg::Time(before)];
     let groups: Vec<Option<String>> = PURGE_WAITING.rows(&args, |row| Ok(row.get(1)))?;
     let purged = groups.len();
-    groups.iter().flatten().for_each(|group| groups::left(queue, group));
+    groups.iter().flatten().for_each(|group| groups::left(queue, group, i64::MIN));
     numbers::changed(queue, Fact::Live(state), -i64::try_from(purged).unwrap_or(i64::MAX));
     Ok(purged)
 }

@@ -48,7 +48,7 @@ pub fn changed_by(queue: &str, fact: Fact, rows: usize) {
 pub fn taken(jobs: &[Job]) {
     for job in jobs {
         if let Some(group) = &job.group {
-            groups::left(&job.queue, group);
+            groups::left(&job.queue, group, job.id);
         }
     }
     // Most often all are of one queue and state: one note.

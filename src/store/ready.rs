@@ -9,12 +9,13 @@
 
 use crate::engine::levels::{self, Level};
 use crate::engine::names;
+use crate::engine::state::State;
 use crate::error::Result;
 use crate::pg::positions::{Begun, Key};
 use crate::pg::scan::{Field, Found, Jobs, Place, Range, Walk};
 use crate::pg::shmem::{self, Shared};
 use crate::pg::spi::{Arg, Statement, Type};
-use crate::pg::{at_commit, database};
+use crate::pg::{at_commit, clock, database};
 use crate::store::row::{Handler, Job};
 use crate::store::{claim, groups, numbers};
 
@@ -26,15 +27,15 @@ fn key(queue: &str, task: Option<&str>) -> Key {
 static PAUSED: Statement =
     Statement::new("SELECT true FROM pgq.queue_setting AS s WHERE s.queue = $1 AND s.paused", &[Type::Text]);
 
-/// Takes up to `n` jobs of a handler's (queue, task), best first, but none in quarantine and none of `except`. The
-/// paused flag is looked at once.
-pub fn take(queue: &str, task: Option<&str>, n: usize, except: &[i64]) -> Result<Vec<Job>> {
+/// Takes up to `n` jobs of a handler's (queue, task), best first, but none in quarantine and none of `except`; up to
+/// `follow` of them may be such as follow one of these in its group. The paused flag is looked at once.
+pub fn take(queue: &str, task: Option<&str>, n: usize, follow: usize, except: &[i64]) -> Result<Vec<Job>> {
     let Some(shared) = shmem::shared() else { return claim::take(queue, task, n, except) };
     if PAUSED.row(&[Arg::Text(queue)], |row| row.must::<bool>(1))?.is_some() {
         return Ok(Vec::new());
     }
     for _ in 0..TRIES {
-        let Some((taken, seen)) = walk_and_take(shared, queue, task, n, except)? else {
+        let Some((taken, seen)) = walk_and_take(shared, queue, task, (n, follow), except)? else {
             return claim::take(queue, task, n, except);
         };
         if !taken.is_empty() || seen == 0 {
@@ -54,7 +55,7 @@ fn walk_and_take(
     shared: &Shared,
     queue: &str,
     task: Option<&str>,
-    n: usize,
+    (n, follow): (usize, usize),
     except: &[i64],
 ) -> Result<Option<(Vec<Job>, usize)>> {
     let key = key(queue, task);
@@ -81,20 +82,80 @@ fn walk_and_take(
     })?;
     met.iter().for_each(|priority| shared.make_position(key, *priority));
     let seen = candidates.len();
-    let taken = if grouped == 0 { jobs.delete(candidates) } else { in_turn(queue, &jobs, candidates)? };
+    let taken = if grouped == 0 {
+        jobs.delete(candidates)
+    } else {
+        let (mut taken, one_by_one) = in_turn(queue, &jobs, candidates)?;
+        let follow = if one_by_one { follow.min(n - taken.len()) } else { 0 };
+        taken.extend(behind(&jobs, &taken, (queue, task), follow, except)?);
+        taken
+    };
     jobs.close();
     Ok(Some((taken, seen)))
 }
 
-/// Removes those whose turn it is in their group, and those that have none.
-fn in_turn<'jobs>(queue: &str, jobs: &'jobs Jobs, mut candidates: Vec<(Place<'jobs>, Job)>) -> Result<Vec<Job>> {
+/// Removes those whose turn it is in their group, and those that have none; and do groups run one by one?
+fn in_turn<'jobs>(
+    queue: &str,
+    jobs: &'jobs Jobs,
+    mut candidates: Vec<(Place<'jobs>, Job)>,
+) -> Result<(Vec<Job>, bool)> {
     let grouped: Vec<(i64, &str)> =
         candidates.iter().filter_map(|(_, job)| job.group.as_deref().map(|group| (job.id, group))).collect();
     let (admitted, turns) = groups::admit(queue, &grouped)?;
     candidates.retain(|(_, job)| job.group.is_none() || admitted.contains(&job.id));
-    let taken = jobs.delete(candidates);
+    let (taken, one_by_one) = (jobs.delete(candidates), turns.one_by_one);
     turns.over();
-    Ok(taken)
+    Ok((taken, one_by_one))
+}
+
+/// Takes what follows these jobs in their groups, up to `most` in all: as far as it may run now, is of the same task,
+/// and nobody has it. First the next of each group, then the ones after.
+fn behind(
+    jobs: &Jobs,
+    first: &[Job],
+    (queue, task): (&str, Option<&str>),
+    most: usize,
+    except: &[i64],
+) -> Result<Vec<Job>> {
+    let groups: Vec<(String, i64)> =
+        first.iter().filter_map(|job| job.group.clone().map(|group| (group, job.id))).collect();
+    let each = most / groups.len().max(1);
+    if each == 0 {
+        return Ok(Vec::new());
+    }
+    let (now, mut found): (i64, Vec<(Place<'_>, Job)>) = (clock::now(), Vec::new());
+    let (mut group, mut of_group) = (None, 0);
+    jobs.walk_behind(&groups, |row| {
+        let own: Option<String> = row.get(Field::GroupKey);
+        of_group = if own == group { of_group + 1 } else { 0 };
+        group = own;
+        let may_run = row.must::<i32>(Field::Parents)? == 0
+            && row.must::<i64>(Field::ExecuteAt)? <= now
+            && !row.must::<bool>(Field::Quarantined)?
+            && row.has_task(task)
+            && !row.is_held()
+            && !except.contains(&row.must(Field::Id)?);
+        if of_group >= each || !may_run {
+            return Ok(Walk::Stop);
+        }
+        found.push((row.place(), Job { state: State::Waiting, ..Job::of_row(row, queue, task)? }));
+        Ok(Walk::On)
+    })?;
+    let mut taken: Vec<(usize, Job)> = Vec::new();
+    let (mut round, mut broken, mut last) = (0, false, None);
+    for (place, job) in found {
+        let same = last == job.group;
+        (round, broken) = if same { (round + 1, broken) } else { (0, false) };
+        last = job.group.clone();
+        // One that somebody else has ends its group.
+        match if broken { None } else { jobs.delete(vec![(place, job)]).pop() } {
+            Some(job) => taken.push((round, job)),
+            None => broken = true,
+        }
+    }
+    taken.sort_by_key(|(round, job)| (*round, job.id));
+    Ok(taken.into_iter().map(|(_, job)| job).collect())
 }
 
 /// What a walk does with a row.

@@ -43,7 +43,7 @@ mod tests {
                     };
                     // The same job of each, by its place, is spoken for.
                     let (here, there) = (one("walk"), one("statement"));
-                    let walked = shown(ready::take("rd_walk", task, n, &[here]).expect("readable"));
+                    let walked = shown(ready::take("rd_walk", task, n, 0, &[here]).expect("readable"));
                     let stated = shown(claim::take("rd_statement", task, n, &[there]).expect("readable"));
                     assert_eq!(walked, stated, "round {round}, {n} of {task:?}");
                 }
@@ -51,7 +51,7 @@ mod tests {
         }
         // To the end: what was spoken for is there again, what is in quarantine is not taken.
         for task in [None, Some("t")] {
-            let walked = shown(ready::take("rd_walk", task, 1_000, &[]).expect("readable"));
+            let walked = shown(ready::take("rd_walk", task, 1_000, 0, &[]).expect("readable"));
             let stated = shown(claim::take("rd_statement", task, 1_000, &[]).expect("readable"));
             assert!(!walked.is_empty());
             assert_eq!(walked, stated);
@@ -63,7 +63,7 @@ mod tests {
     #[pg_test]
     fn large_args_and_whole_rows_come_out_as_they_went_in() {
         run("SELECT pgq.put('rd_large', jsonb_build_object('a', repeat('x', 300000), 'b', 1e-7), key => 'k')");
-        let job = ready::take("rd_large", None, 1, &[]).expect("readable").remove(0);
+        let job = ready::take("rd_large", None, 1, 0, &[]).expect("readable").remove(0);
         assert!(job.args.json_text().contains("0.0000001"));
         assert_eq!(job.key.as_deref(), Some("k"));
         crate::store::finish::give_back(&[job]).expect("written");

@@ -13,7 +13,7 @@ use super::executor::{Ran, Worker, GONE};
 use crate::engine::deltas::Fact;
 use crate::engine::names;
 use crate::engine::pace::{Plan, MAX_SAVEPOINTS};
-use crate::engine::state::{is_passing, Outcome};
+use crate::engine::state::Outcome;
 use crate::engine::time::{Micros, Span};
 use crate::observe;
 use crate::outcome::{self, Failed, Failure};
@@ -38,21 +38,24 @@ pub(super) struct Progress {
     /// Jobs that were there to be taken.
     taken: usize,
     /// Jobs claimed, and not given back.
-    claimed: usize,
+    pub(super) claimed: usize,
     /// The smallest of their ids.
-    first: Option<i64>,
+    pub(super) first: Option<i64>,
     /// The job that runs, until all have run.
-    current: Option<(i64, i64)>,
+    pub(super) current: Option<(i64, i64)>,
     /// (took, succeeded) of each that ran.
     runs: Vec<(Span, bool)>,
     /// Savepoints that were released.
     savepoints: usize,
+    /// Has one of them a group? Then there may be others to take.
+    ordered: bool,
 }
 
 impl Progress {
     fn claimed(&mut self, jobs: &[Job]) {
         (self.taken, self.claimed) = (jobs.len(), jobs.len());
         self.first = jobs.iter().map(|job| job.id).min();
+        self.ordered = jobs.iter().any(|job| job.group.is_some());
     }
 
     /// A savepoint was rolled back that began after so many runs: how many had gone well in it, and when the one began
@@ -160,7 +163,7 @@ impl Worker {
                 Ran::Nothing
             }
             Ok(_) => {
-                self.is_drained = wanted.is_empty() && progress.taken < batch.plan.jobs;
+                self.is_drained = wanted.is_empty() && progress.taken < batch.plan.jobs && !progress.ordered;
                 self.committed(handler, &progress, suspect);
                 Ran::Jobs
             }
@@ -212,7 +215,8 @@ impl Worker {
         let now = Micros(clock::now());
         let until = now.after(settings::batch_time());
         let run = Jobs { batch, company: jobs.len() > 1, until, now: Cell::new(now), failed: RefCell::default() };
-        let ordered = jobs.iter().any(|job| job.group.is_some());
+        let ordered = batch.progress.borrow().ordered;
+        let holds = ordered && !groups::rule(&batch.handler.queue)?.passes;
         let (mut n, mut back) = (0, Vec::new());
         let mut held = BTreeSet::new();
         while n < jobs.len() {
@@ -231,7 +235,7 @@ impl Worker {
                     self.run_group(&run, callable, &jobs[n..], apart(&jobs[n..n + most], &held))?
                 }
             };
-            if ordered && !groups::rule(&batch.handler.queue)?.passes {
+            if holds {
                 held.extend(run.failed.borrow().iter().filter_map(|failed| failed.holds().map(Into::into)));
             }
         }
@@ -255,12 +259,7 @@ impl Worker {
                 }
             }
             let except = self.spoken_for();
-            let mut jobs = ready::take(queue, task, batch.plan.jobs, &except)?;
-            // A set is one call: nobody would know where in it one of a group failed.
-            if batch.shape != Shape::Jobs {
-                jobs.extend(groups::follow(queue, task, &jobs, batch.plan.jobs - jobs.len(), &except)?);
-            }
-            return Ok(jobs);
+            return Ok(ready::take(queue, task, batch.plan.jobs, batch.plan.follow, &except)?);
         }
         for id in wanted {
             if let Some(job) = claim::take_ready(*id, queue, task)? {
@@ -400,6 +399,7 @@ impl Worker {
             }
         }
         pace.committed(progress.claimed);
+        pace.began(progress.claimed, progress.taken);
         if let Some((_, id, excused)) = suspect {
             let succeeded = progress.runs.iter().all(|r| r.1);
             if succeeded && !excused && pace.disturbed() {
@@ -409,97 +409,6 @@ impl Worker {
                 ));
             }
             self.suspect = None;
-        }
-    }
-
-    /// The transaction is gone and its jobs are there again. Who is to blame?
-    fn rolled_back(&mut self, batch: &Batch<'_>, progress: &Progress, error: &Caught) -> Ran {
-        let handler = batch.handler;
-        // Where it failed before we know what it took, anything may be there again.
-        ready::given_back(&handler.queue, progress.first.unwrap_or(i64::MIN));
-        if let Some(ran) = self.set_aside(handler, error) {
-            return ran;
-        }
-        let ran = match (progress.claimed, progress.current) {
-            (0, _) => {
-                self.pause_after(error);
-                Ran::Nothing
-            }
-            (1, current) => {
-                let took = current.map_or(Span::ZERO, |(_, began)| Micros(clock::now()).since(Micros(began)));
-                self.charge(handler, error, took);
-                Ran::Jobs
-            }
-            (_, Some((id, began))) => {
-                self.blame_in_company(handler, id, Micros(clock::now()).since(Micros(began)), error);
-                return Ran::Jobs;
-            }
-            (claimed, None) => {
-                // At the commit: nobody's door to lay it at, so each runs alone.
-                self.pace(handler).apart(claimed);
-                Ran::Jobs
-            }
-        };
-        self.suspect = None;
-        self.clear_job();
-        self.call_others();
-        ran
-    }
-
-    /// A job failed, or would not end, among others: it runs alone next, and nobody else takes it before.
-    fn blame_in_company(&mut self, handler: &Handler, id: i64, took: Span, error: &Caught) {
-        let held_up = timeout::expired();
-        // A cancel came from outside: it says nothing about what its jobs do to each other.
-        let cancelled = error.sqlstate == "57014" || self.is_cancelled(id);
-        let excused = held_up || cancelled || is_passing(&error.sqlstate);
-        self.clear_job();
-        let pace = self.pace(handler);
-        if held_up {
-            if took > settings::batch_time() {
-                pace.held_up();
-            }
-        } else if is_passing(&error.sqlstate) {
-            pace.deadlocked();
-        }
-        self.slot.recording.store(id, SeqCst);
-        self.suspect = Some((handler.id, id, excused));
-        self.call_others();
-    }
-
-    /// Buries a job that somebody cancelled while it ran.
-    pub(super) fn cancel(job: &Job) -> Result<(), Caught> {
-        let attempt = job.current_attempt();
-        let end = End { outcome: Outcome::Cancelled, attempt, failures: job.failures, result: None, error: None };
-        Ok(finish::keep(job, &end)?)
-    }
-
-    /// Records the failure of the job that ran alone. `slot.recording` has kept it from others since before the
-    /// rollback.
-    pub(super) fn charge(&mut self, handler: &Handler, error: &Caught, took: Span) {
-        let id = self.slot.recording.load(SeqCst);
-        let (extension, cancelled) = (self.extension, self.is_cancelled(id));
-        // A cancel that was meant for an earlier job here and came late is nobody's failure.
-        if error.sqlstate == "57014" && !cancelled && !timeout::expired() && self.slot.cancel.load(SeqCst) != 0 {
-            return;
-        }
-        let recorded = xact::run(|| {
-            if !extension::lock(extension) {
-                return Ok(());
-            }
-            let Some(job) = claim::take_ready(id, &handler.queue, handler.task.as_deref())? else { return Ok(()) };
-            hooks::at("failure taken");
-            if cancelled {
-                Self::cancel(&job)?;
-            } else {
-                outcome::failed(&job, error, &Failure { places: handler.retry, ..Failure::default() })?;
-            }
-            Ok(groups::pass_on()?)
-        });
-        if let Err(error) = recorded {
-            self.pause_after(&error);
-        }
-        if !cancelled {
-            self.pace(handler).failed(took);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The three kinds of processes; see README.md beside this file.
 
 pub mod batch;
+mod blame;
 mod count;
 mod deaths;
 pub mod executor;

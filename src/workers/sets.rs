@@ -64,7 +64,7 @@ impl Worker {
         };
         let batch = Batch {
             handler,
-            plan: Plan { jobs: self.sets(handler).size(Some(most)), group: None },
+            plan: Plan { jobs: self.sets(handler).size(Some(most)), group: None, follow: 0 },
             shape: Shape::Jobs,
             keep: handler.keep_done.unwrap_or_else(settings::keep_done) > Span::ZERO,
             progress: RefCell::default(),

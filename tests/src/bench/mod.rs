@@ -13,6 +13,7 @@ pub mod stage;
 pub mod svg;
 
 // The files.
+mod w10_groups;
 mod w1_put;
 mod w2_bulk;
 mod w3_drain;
@@ -54,6 +55,7 @@ pub fn workloads() -> Vec<Workload> {
         workload("W7", "100 queues with 20 handlers each", w7_queues::run),
         workload("W8", "bystander", w8_bystander::run),
         workload("W9", "stats() with many jobs waiting", w9_stats::run),
+        workload("W10", "order within groups", w10_groups::run),
     ]
 }
 
