@@ -36,7 +36,7 @@ $$;
 
 ALTER TABLE pgq.job
     ADD COLUMN group_key text COLLATE "C", ADD COLUMN flow bigint, ADD COLUMN parents integer NOT NULL DEFAULT 0,
-    ADD COLUMN token integer, DROP CONSTRAINT job_state_check,
+    ADD COLUMN token integer, ADD COLUMN has_children boolean NOT NULL DEFAULT false, DROP CONSTRAINT job_state_check,
     ADD CONSTRAINT job_state_check CHECK (state = 'ready' OR state = 'scheduled' OR state = 'leased' OR state = 'waiting');
 ALTER TABLE pgq.finished_job ADD COLUMN group_key text COLLATE "C", ADD COLUMN flow bigint;
 ALTER TABLE pgq.queue_setting
@@ -86,9 +86,43 @@ CREATE TABLE pgq.armed_schedule (
     CONSTRAINT armed_schedule_pkey PRIMARY KEY (schedule)
 );
 
+-- What a job comes after: a row for each job that has not ended, or whose end is not counted yet. Written by put, and by
+-- the scheduler alone from then on.
+CREATE TABLE pgq.dependency (
+    child        bigint NOT NULL,
+    parent       bigint NOT NULL,
+    run_anyway   boolean NOT NULL,
+    unsure       boolean NOT NULL,
+    outcome      text COLLATE "C",
+    CONSTRAINT dependency_pkey PRIMARY KEY (child, parent),
+    CONSTRAINT dependency_outcome_check CHECK (outcome = 'done' OR outcome = 'dead' OR outcome = 'cancelled')
+) WITH (
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+-- Ends of jobs that others wait for: written by whatever ends the job, removed by the scheduler when it has drawn the
+-- consequences. No index: it is read as a whole, and mostly empty.
+CREATE TABLE pgq.ended (
+    job          bigint NOT NULL,
+    outcome      text COLLATE "C" NOT NULL,
+    flow         bigint,
+    n            integer NOT NULL,
+    CONSTRAINT ended_outcome_check CHECK (outcome = 'done' OR outcome = 'dead' OR outcome = 'cancelled'),
+    CONSTRAINT ended_n_check CHECK (n = 1 OR n = -1)
+) WITH (
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_cost_delay = 0
+);
+
 CREATE INDEX schedule_due_idx ON pgq.schedule (next_run) WHERE active;
+CREATE INDEX dependency_parent_idx ON pgq.dependency (parent);
+CREATE INDEX dependency_settled_idx ON pgq.dependency (child) WHERE outcome IS NOT NULL;
+CREATE INDEX dependency_unsure_idx ON pgq.dependency (parent) WHERE unsure;
 
 SELECT pg_catalog.pg_extension_config_dump('pgq.schedule', '');
+SELECT pg_catalog.pg_extension_config_dump('pgq.dependency', '');
+SELECT pg_catalog.pg_extension_config_dump('pgq.ended', '');
 
 CREATE FUNCTION pgq.schedule(
     name text, queue text, cron text DEFAULT NULL, every interval DEFAULT NULL, args jsonb DEFAULT '{}',
@@ -203,6 +237,8 @@ BEGIN
      WHERE e.extname OPERATOR(pg_catalog.=) 'pgq';
     EXECUTE pg_catalog.format('ALTER TABLE pgq.schedule OWNER TO %I', owner);
     EXECUTE pg_catalog.format('ALTER TABLE pgq.armed_schedule OWNER TO %I', owner);
+    EXECUTE pg_catalog.format('ALTER TABLE pgq.dependency OWNER TO %I', owner);
+    EXECUTE pg_catalog.format('ALTER TABLE pgq.ended OWNER TO %I', owner);
     EXECUTE pg_catalog.format('ALTER VIEW pgq.schedules OWNER TO %I', owner);
     FOR made IN
         SELECT p.oid::pg_catalog.regprocedure::text AS name
@@ -325,10 +361,31 @@ $$Lets the handlers and schedules of a copy run: of a database that was restored
 Returns false when nothing was held.
 Example: SELECT pgq.arm();$$;
 
+COMMENT ON TABLE pgq.dependency IS 'What live jobs come after: a row for each job whose end is not counted yet. Written by put and by the scheduler.';
+COMMENT ON COLUMN pgq.dependency.child IS 'Id of the job that waits.';
+COMMENT ON COLUMN pgq.dependency.parent IS 'Id of the job that it comes after.';
+COMMENT ON COLUMN pgq.dependency.run_anyway IS 'Does it run when that job is dead or cancelled? False: it is cancelled then.';
+COMMENT ON COLUMN pgq.dependency.unsure IS 'Somebody had that job when this row was written, so that its end may not be told: the scheduler looks.';
+COMMENT ON COLUMN pgq.dependency.outcome IS 'What became of that job: done, dead or cancelled. NULL: it has not ended.';
+COMMENT ON CONSTRAINT dependency_pkey ON pgq.dependency IS 'A job comes after another once.';
+COMMENT ON CONSTRAINT dependency_outcome_check ON pgq.dependency IS 'The outcomes of a finished job.';
+COMMENT ON INDEX pgq.dependency_pkey IS 'Serves waiting, and the scheduler: what a job comes after.';
+COMMENT ON INDEX pgq.dependency_parent_idx IS 'Serves the scheduler: what comes after a job that ended.';
+COMMENT ON INDEX pgq.dependency_settled_idx IS 'Serves the scheduler: jobs one of whose parents has ended.';
+COMMENT ON INDEX pgq.dependency_unsure_idx IS 'Serves the scheduler: parents that it has to look for; mostly empty.';
+COMMENT ON TABLE pgq.ended IS 'Ends of jobs that others wait for, or that belong to a flow, until the scheduler has seen them.';
+COMMENT ON COLUMN pgq.ended.job IS 'Id of the job.';
+COMMENT ON COLUMN pgq.ended.outcome IS 'done, dead or cancelled.';
+COMMENT ON COLUMN pgq.ended.flow IS 'Its flow; NULL: none.';
+COMMENT ON COLUMN pgq.ended.n IS '1: it ended so. -1: it had ended so, and is live again.';
+COMMENT ON CONSTRAINT ended_outcome_check ON pgq.ended IS 'The outcomes of a finished job.';
+COMMENT ON CONSTRAINT ended_n_check ON pgq.ended IS 'One end, or one taken back.';
+
 COMMENT ON COLUMN pgq.job.group_key IS 'Group: jobs of one (queue, group) run one at a time, in the order of their ids. NULL: none.';
 COMMENT ON COLUMN pgq.job.flow IS 'Flow that the job belongs to. NULL: none.';
 COMMENT ON COLUMN pgq.job.parents IS 'How many of the jobs that it comes after have not ended.';
 COMMENT ON COLUMN pgq.job.token IS 'Leased, in a queue with max_running: which of its places the job has. Else NULL.';
+COMMENT ON COLUMN pgq.job.has_children IS 'Does some job come after it, so that its end is told?';
 COMMENT ON COLUMN pgq.job.state IS 'ready: may be claimed. scheduled: waits for execute_at, put so or after a failure. leased: claimed until execute_at. waiting: for other jobs, of its group or that it comes after; then ready or scheduled.';
 COMMENT ON TABLE pgq.job IS 'Live jobs: ready, scheduled, leased or waiting. A job that a function handler runs is a row whose removal has not committed yet. Jobs of a (queue, task) pair are run only by a handler registered for exactly that pair, or claimed by an outside worker. Use the functions, not DML. The row is the type that claim returns and that handlers may take.';
 COMMENT ON CONSTRAINT job_state_check ON pgq.job IS 'The states of a live job.';
@@ -369,5 +426,5 @@ $$Shows how many jobs a queue has, or each queue. Costs the number of queues, no
 Returns for each queue its ready, scheduled, leased and dead jobs, those that executors run now (until the commit also counted as ready or leased), the age of the oldest ready one, the jobs done and failed since the time in since, its executors, whether it is paused, why handlers are parked, how many handlers it has, and its jobs that wait for other jobs.
 Example: SELECT queue, ready, running, dead FROM pgq.stats();$$;
 
-REVOKE ALL ON TABLE pgq.schedule, pgq.armed_schedule, pgq.schedules FROM PUBLIC;
-REVOKE ALL ON TYPE pgq.schedule, pgq.armed_schedule, pgq.schedules FROM PUBLIC;
+REVOKE ALL ON TABLE pgq.schedule, pgq.armed_schedule, pgq.dependency, pgq.ended, pgq.schedules FROM PUBLIC;
+REVOKE ALL ON TYPE pgq.schedule, pgq.armed_schedule, pgq.dependency, pgq.ended, pgq.schedules FROM PUBLIC;

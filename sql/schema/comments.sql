@@ -23,6 +23,7 @@ COMMENT ON COLUMN pgq.job.group_key IS 'Group: jobs of one (queue, group) run on
 COMMENT ON COLUMN pgq.job.flow IS 'Flow that the job belongs to. NULL: none.';
 COMMENT ON COLUMN pgq.job.parents IS 'How many of the jobs that it comes after have not ended.';
 COMMENT ON COLUMN pgq.job.token IS 'Leased, in a queue with max_running: which of its places the job has. Else NULL.';
+COMMENT ON COLUMN pgq.job.has_children IS 'Does some job come after it, so that its end is told?';
 COMMENT ON CONSTRAINT job_pkey ON pgq.job IS 'One row for each id.';
 COMMENT ON CONSTRAINT job_state_check ON pgq.job IS 'The states of a live job.';
 COMMENT ON CONSTRAINT job_attempt_check ON pgq.job IS 'Counts are not negative, and there are no more failures than attempts.';
@@ -60,6 +61,27 @@ COMMENT ON CONSTRAINT finished_job_pkey ON pgq.finished_job IS 'One row for each
 COMMENT ON CONSTRAINT finished_job_outcome_check ON pgq.finished_job IS 'The outcomes of a finished job.';
 COMMENT ON INDEX pgq.finished_job_pkey IS 'Serves retry and wait: a finished job by its id.';
 COMMENT ON INDEX pgq.finished_job_queue_idx IS 'Serves redrive, purge, pruning and stats: finished jobs of a queue by outcome, oldest first.';
+
+-- What comes after what.
+COMMENT ON TABLE pgq.dependency IS 'What live jobs come after: a row for each job whose end is not counted yet. Written by put and by the scheduler.';
+COMMENT ON COLUMN pgq.dependency.child IS 'Id of the job that waits.';
+COMMENT ON COLUMN pgq.dependency.parent IS 'Id of the job that it comes after.';
+COMMENT ON COLUMN pgq.dependency.run_anyway IS 'Does it run when that job is dead or cancelled? False: it is cancelled then.';
+COMMENT ON COLUMN pgq.dependency.unsure IS 'Somebody had that job when this row was written, so that its end may not be told: the scheduler looks.';
+COMMENT ON COLUMN pgq.dependency.outcome IS 'What became of that job: done, dead or cancelled. NULL: it has not ended.';
+COMMENT ON CONSTRAINT dependency_pkey ON pgq.dependency IS 'A job comes after another once.';
+COMMENT ON CONSTRAINT dependency_outcome_check ON pgq.dependency IS 'The outcomes of a finished job.';
+COMMENT ON INDEX pgq.dependency_pkey IS 'Serves waiting, and the scheduler: what a job comes after.';
+COMMENT ON INDEX pgq.dependency_parent_idx IS 'Serves the scheduler: what comes after a job that ended.';
+COMMENT ON INDEX pgq.dependency_settled_idx IS 'Serves the scheduler: jobs one of whose parents has ended.';
+COMMENT ON INDEX pgq.dependency_unsure_idx IS 'Serves the scheduler: parents that it has to look for; mostly empty.';
+COMMENT ON TABLE pgq.ended IS 'Ends of jobs that others wait for, or that belong to a flow, until the scheduler has seen them.';
+COMMENT ON COLUMN pgq.ended.job IS 'Id of the job.';
+COMMENT ON COLUMN pgq.ended.outcome IS 'done, dead or cancelled.';
+COMMENT ON COLUMN pgq.ended.flow IS 'Its flow; NULL: none.';
+COMMENT ON COLUMN pgq.ended.n IS '1: it ended so. -1: it had ended so, and is live again.';
+COMMENT ON CONSTRAINT ended_outcome_check ON pgq.ended IS 'The outcomes of a finished job.';
+COMMENT ON CONSTRAINT ended_n_check ON pgq.ended IS 'One end, or one taken back.';
 
 -- Settings of queues.
 COMMENT ON TABLE pgq.queue_setting IS 'Settings of queues: only queues that were configured or paused have a row.';

@@ -19,6 +19,7 @@ CREATE TABLE pgq.job (
     flow         bigint,
     parents      integer NOT NULL DEFAULT 0,
     token        integer,
+    has_children boolean NOT NULL DEFAULT false,
     CONSTRAINT job_pkey PRIMARY KEY (id),
     CONSTRAINT job_state_check CHECK (state = 'ready' OR state = 'scheduled' OR state = 'leased' OR state = 'waiting'),
     CONSTRAINT job_attempt_check CHECK (attempt >= 0 AND failures >= 0 AND failures <= attempt AND crashes >= 0),
@@ -177,6 +178,35 @@ CREATE TABLE pgq.armed_schedule (
     CONSTRAINT armed_schedule_pkey PRIMARY KEY (schedule)
 );
 
+-- What a job comes after: a row for each job that has not ended, or whose end is not counted yet. Written by put, and by
+-- the scheduler alone from then on.
+CREATE TABLE pgq.dependency (
+    child        bigint NOT NULL,
+    parent       bigint NOT NULL,
+    run_anyway   boolean NOT NULL,
+    unsure       boolean NOT NULL,
+    outcome      text COLLATE "C",
+    CONSTRAINT dependency_pkey PRIMARY KEY (child, parent),
+    CONSTRAINT dependency_outcome_check CHECK (outcome = 'done' OR outcome = 'dead' OR outcome = 'cancelled')
+) WITH (
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+-- Ends of jobs that others wait for: written by whatever ends the job, removed by the scheduler when it has drawn the
+-- consequences. No index: it is read as a whole, and mostly empty.
+CREATE TABLE pgq.ended (
+    job          bigint NOT NULL,
+    outcome      text COLLATE "C" NOT NULL,
+    flow         bigint,
+    n            integer NOT NULL,
+    CONSTRAINT ended_outcome_check CHECK (outcome = 'done' OR outcome = 'dead' OR outcome = 'cancelled'),
+    CONSTRAINT ended_n_check CHECK (n = 1 OR n = -1)
+) WITH (
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_cost_delay = 0
+);
+
 SELECT pg_catalog.pg_extension_config_dump('pgq.job', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.job_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.finished_job', '');
@@ -185,3 +215,5 @@ SELECT pg_catalog.pg_extension_config_dump('pgq.handler', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.handler_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.queue_grant', '');
 SELECT pg_catalog.pg_extension_config_dump('pgq.schedule', '');
+SELECT pg_catalog.pg_extension_config_dump('pgq.dependency', '');
+SELECT pg_catalog.pg_extension_config_dump('pgq.ended', '');

@@ -1,5 +1,6 @@
 //! What SQL users call. Thin: check the arguments, call store, return. Declared in sql/schema/functions.sql.
 
+mod after;
 mod changes;
 mod check;
 mod claim;

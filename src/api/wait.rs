@@ -18,7 +18,7 @@ use crate::pg::text::Text;
 use crate::pg::{at_commit, clock, database, durable, latch, shmem, tamper, xact};
 use crate::settings;
 use crate::store::row::Job;
-use crate::store::{claim, groups, history, parking, registry};
+use crate::store::{after, claim, groups, history, parking, registry};
 
 /// The first look again, then twice as long each time, up to the last.
 const FIRST_LOOK: Span = Span::from_millis(2);
@@ -150,6 +150,24 @@ fn behind(job: &Job) -> Result<Option<String>> {
     Ok(Some(format!("group \"{group}\" is held by job {first}, attempt {attempt}, {how}")))
 }
 
+/// The most of the jobs before one that are named.
+const NAMED: i64 = 3;
+
+/// Which jobs, that have not ended, a job comes after.
+fn after_others(job: &Job) -> Result<Option<String>> {
+    let first = match job.parents {
+        0 => return Ok(None),
+        _ => after::before(job.id, NAMED)?,
+    };
+    let words: Vec<String> = first.iter().map(i64::to_string).collect();
+    let more = if i64::from(job.parents) > NAMED { ", …" } else { "" };
+    Ok(Some(match (job.parents, words.join(", ")) {
+        (_, names) if names.is_empty() => "the jobs that it comes after have just ended".into(),
+        (1, name) => format!("it comes after job {name}, which has not ended"),
+        (n, names) => format!("it comes after {n} jobs that have not ended: {names}{more}"),
+    }))
+}
+
 fn reason(seen: &claim::Seen) -> Result<String> {
     if let Some(slot) = runner::executor(seen)? {
         return Ok(format!("running in process {}", slot.place.pid.load(SeqCst)));
@@ -166,6 +184,9 @@ fn reason(seen: &claim::Seen) -> Result<String> {
         }
         State::Scheduled => return Ok(format!("delayed until {at}")),
         State::Waiting | State::Ready => {
+            if let Some(parents) = after_others(&seen.job)? {
+                return Ok(parents);
+            }
             if let Some(holder) = behind(&seen.job)? {
                 return Ok(holder);
             }

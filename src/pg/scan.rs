@@ -42,14 +42,15 @@ pub enum Field {
     Flow = 17,
     Parents = 18,
     Token = 19,
+    HasChildren = 20,
 }
 
 /// Columns that a walk reads.
-const COLUMNS: i32 = 19;
+const COLUMNS: i32 = 20;
 
 impl Field {
     /// The whole row.
-    pub const ALL: [Field; 19] = [
+    pub const ALL: [Field; 20] = [
         Field::Id,
         Field::Queue,
         Field::Task,
@@ -69,6 +70,7 @@ impl Field {
         Field::Flow,
         Field::Parents,
         Field::Token,
+        Field::HasChildren,
     ];
 }
 

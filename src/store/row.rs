@@ -51,13 +51,15 @@ pub struct Job {
     pub flow: Option<i64>,
     /// Jobs that it comes after, and that have not ended.
     pub parents: i32,
+    /// Does some job come after it, so that its end must be told?
+    pub has_children: bool,
 }
 
 /// The columns that `Job::read` expects from a statement, in order.
 macro_rules! job_columns {
     () => {
         "j.id, j.queue, j.task, j.attempt, j.failures, j.max_attempts, j.priority, j.state, j.args, j, j.key, j.execute_at,
-         j.crashes, j.quarantined, j.group_key, j.flow, j.parents"
+         j.crashes, j.quarantined, j.group_key, j.flow, j.parents, j.has_children"
     };
 }
 pub(crate) use job_columns;
@@ -84,6 +86,7 @@ impl Job {
             group: row.get(15),
             flow: row.get(16),
             parents: row.must(17)?,
+            has_children: row.must(18)?,
         })
     }
 
@@ -107,6 +110,7 @@ impl Job {
             group: row.get(Field::GroupKey),
             flow: row.get(Field::Flow),
             parents: 0,
+            has_children: row.must(Field::HasChildren)?,
         })
     }
 

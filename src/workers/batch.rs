@@ -21,12 +21,12 @@ use crate::pg::function::{Callable, Input, Shape};
 use crate::pg::xact::Caught;
 use crate::pg::{at_commit, clock, extension, hooks, log, shmem, timeout, xact};
 use crate::settings;
-use crate::store::claim;
 use crate::store::finish::{self, End};
 use crate::store::groups;
 use crate::store::numbers;
 use crate::store::ready;
 use crate::store::row::{Handler, Job};
+use crate::store::{after, claim};
 
 /// Jobs in company may hold each other up for so many batch times, counted from the claim; then the transaction
 /// rolls back. design.md says 10; 8 leaves time for the others to be picked up within that.
@@ -362,6 +362,7 @@ impl Worker {
         self.accept(job)?;
         let took = run.since(began);
         Self::keep(batch, job, result.as_ref())?;
+        after::done(job)?;
         observe::log::job_done(job.id, &job.queue, job.current_attempt(), took);
         batch.progress.borrow_mut().runs.push((took, true));
         Ok(())

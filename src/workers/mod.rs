@@ -3,6 +3,7 @@
 pub mod batch;
 mod count;
 mod deaths;
+mod ends;
 pub mod executor;
 mod hands;
 mod journal;

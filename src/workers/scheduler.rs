@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use super::count::Counting;
 use super::deaths::Watch;
+use super::ends::Ends;
 use super::missed::Missed;
 use super::parking::Parking;
 use super::quarantine::{self, Dead};
@@ -62,6 +63,7 @@ pub(super) struct Scheduler {
     trouble: Option<String>,
     pub(super) parking: Parking,
     missed: Missed,
+    ends: Ends,
     counting: Counting,
 }
 
@@ -104,6 +106,7 @@ pub fn run(argument: i32) {
         trouble: None,
         parking: Parking::default(),
         missed: Missed::default(),
+        ends: Ends::default(),
         counting: Counting::default(),
     };
     scheduler.parking.adopt(shared, oid);
@@ -387,6 +390,8 @@ impl Scheduler {
                 queues.extend(promote::give_back(id, now)?);
             }
         }
+        let ends = self.ends.look(now, PORTION)?;
+        queues.extend(ends.queues);
         groups::pass_on()?;
         hooks::at("promoted");
         self.watch_prepared()?;
@@ -399,11 +404,11 @@ impl Scheduler {
         self.entry.quarantine.store(store::quarantine::any()?.into(), SeqCst);
         self.missed.look(now)?;
         let (handlers, again) = self.parking.admit(registry::handlers(0, BOUND)?, self.shared, self.oid);
-        let next_due = [promote::next_due()?, again].into_iter().flatten().min();
+        let next_due = [promote::next_due()?, again, ends.back].into_iter().flatten().min();
         let (next_run, waits) = schedule::next_due(now)?;
         let soon = waits.then(|| now.after(schedules::WAIT));
         let next_due = [next_due, soon].into_iter().flatten().min();
-        Ok(Seen { handlers, next_due, next_run, more })
+        Ok(Seen { handlers, next_due, next_run, more: more || ends.more })
     }
 
     /// COMMIT PREPARED tells nobody: while this database has prepared transactions, and once after, every queue
