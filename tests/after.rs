@@ -99,8 +99,9 @@ fn parents_that_end_at_the_same_time_set_their_child_going_once() {
          SELECT pgq.register('child', 'child')",
     );
     let sql = format!(
-        "SELECT pgq.put('child', after => ARRAY(SELECT pgq.bulk_put('slow', args => array_fill('{{\"s\": 0}}'::jsonb, '{{4}}'))))
-           FROM generate_series(1, {ROUNDS})"
+        "SELECT pgq.put('child', after => ARRAY(SELECT pgq.bulk_put('slow', args =>
+                            array_fill(jsonb_build_object('s', 0, 'n', n), '{{4}}'))))
+           FROM generate_series(1, {ROUNDS}) AS n"
     );
     let rows = client.query(&sql, &[]).expect("the jobs");
     let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
@@ -343,7 +344,7 @@ fn one_of_a_group_keeps_its_place_while_it_waits_for_another() {
 /// Without any worker of ours: whoever claims does what the scheduler would.
 #[test]
 fn it_works_for_outside_workers_alone() {
-    let server = Server::builder().start();
+    let server = Server::builder().preload(true).conf("pgq.enabled", "off").start();
     let mut client = server.create_database("shop");
     let parent = put(&mut client, "'push'");
     let child = put(&mut client, &format!("'push', after => array[{parent}]"));
