@@ -3,7 +3,7 @@
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 
-use super::{check, rights};
+use super::{check, flows, rights};
 use crate::engine::access::Access;
 use crate::engine::names;
 use crate::engine::parking::Reason;
@@ -31,6 +31,8 @@ fn register(
     max_attempts: Option<i32>,
     backoff: Option<Interval>,
     max_backoff: Option<Interval>,
+    on_done: Option<Text>,
+    on_dead: Option<Text>,
 ) -> std::result::Result<Text, ErrorReport> {
     let queue = queue.as_deref();
     let handler = handler.as_deref();
@@ -54,6 +56,10 @@ fn register(
         check::at_least_one("batch", batch)?,
         check::at_least_one("max_attempts", max_attempts)?,
     ];
+    let queues = [on_done.as_deref(), on_dead.as_deref()];
+    for queue in queues {
+        flows::told(queue)?;
+    }
     let mut function = one_that_fits(name)?;
     if function.shape == SET {
         fit_for_sets(&function, batch)?;
@@ -62,7 +68,7 @@ fn register(
     function.role = role;
     may_register(&run_as, caller_may, &function)?;
     let spans = [timeout, backoff, max_backoff];
-    registry::register(&Registration { queue, task, function: &function, run_as: &run_as, spans, numbers })?;
+    registry::register(&Registration { queue, task, function: &function, run_as: &run_as, spans, numbers, queues })?;
     at_commit::touch(names::hash(queue));
     at_commit::ensure_workers();
     Ok(function.signature.into())

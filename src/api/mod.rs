@@ -5,6 +5,7 @@ mod changes;
 mod check;
 mod claim;
 mod doctor;
+mod flows;
 mod handlers;
 mod manage;
 mod put;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::after::{Parents, Wish, Wished};
-use super::{check, rights, run};
+use super::{check, flows, rights, run};
 use crate::engine::access::Access;
 use crate::engine::deltas::Fact;
 use crate::engine::names;
@@ -82,7 +82,7 @@ fn put(
         key: checked_key(key)?.map(Into::into),
         max_attempts: check::at_least_one("max_attempts", max_attempts)?,
         group: checked_group(group_key.as_deref())?.map(Into::into),
-        flow: None,
+        flow: flows::join(flow)?,
         parents: 0,
     };
     let parents = Parents::of(std::iter::once(&wish))?;
@@ -201,6 +201,7 @@ struct Element<'a> {
     group_key: Option<String>,
     after: Option<Vec<Option<i64>>>,
     after_failure: Option<String>,
+    flow: Option<i64>,
 }
 
 /// args that are there, even as null: JSON null, as in put.
@@ -238,7 +239,7 @@ fn bulk_put(
         key: None,
         max_attempts: None,
         group: checked_group(group_key.as_deref())?.map(Into::into),
-        flow: None,
+        flow: flows::join(flow)?,
         parents: 0,
     };
     let wish = Wish::new(after, after_failure.as_deref())?;
@@ -375,7 +376,7 @@ fn misshapen(detail: String) -> Error {
         message: "invalid element in \"jobs\"".into(),
         detail: Some(detail),
         hint: "jobs is an array of objects with the keys args, priority, execute_at, delay, task, key, \
-               max_attempts, group_key, after and after_failure; wrap your own data: [{\"args\": {\"to\": 1}}]"
+               max_attempts, group_key, after, after_failure and flow; wrap your own data: [{\"args\": {\"to\": 1}}]"
             .into(),
     }
 }
@@ -411,6 +412,9 @@ fn checked((like, wish): &Wished, element: &Element<'_>) -> Result<Wished> {
     job.max_attempts = check::at_least_one("max_attempts", element.max_attempts)?;
     if element.group_key.is_some() {
         job.group = checked_group(element.group_key.as_deref())?.map(Into::into);
+    }
+    if element.flow.is_some() && element.flow != like.flow {
+        job.flow = flows::join(element.flow)?;
     }
     let text = element.args.map_or("{}", RawValue::get);
     fits(i64::try_from(encoding::length(text)).unwrap_or(i64::MAX))?;

@@ -132,8 +132,11 @@ fn waiting(id: Option<i64>) -> std::result::Result<Text, ErrorReport> {
     Ok(answer.into())
 }
 
-/// Who of its group comes before a job.
+/// Who comes before a job: those it comes after, or one of its group.
 fn behind(job: &Job) -> Result<Option<String>> {
+    if let Some(parents) = after_others(job)? {
+        return Ok(Some(parents));
+    }
     let Some(group) = &job.group else { return Ok(None) };
     let Some(first) = groups::holder(&job.queue, group, job.id)? else { return Ok(None) };
     let Some(seen) = claim::look(first)? else { return Ok(None) };
@@ -168,29 +171,27 @@ fn after_others(job: &Job) -> Result<Option<String>> {
     }))
 }
 
-fn reason(seen: &claim::Seen) -> Result<String> {
+/// What its state says, where that is all there is to say.
+fn state_of(seen: &claim::Seen) -> Result<Option<String>> {
     if let Some(slot) = runner::executor(seen)? {
-        return Ok(format!("running in process {}", slot.place.pid.load(SeqCst)));
+        return Ok(Some(format!("running in process {}", slot.place.pid.load(SeqCst))));
     }
     let at = clock::text(seen.job.execute_at.0);
-    match seen.job.state {
-        State::Leased => return Ok(format!("leased until {at}, attempt {}", seen.job.attempt)),
+    Ok(Some(match seen.job.state {
+        State::Leased => format!("leased until {at}, attempt {}", seen.job.attempt),
         State::Scheduled if seen.job.crashes > 0 => {
             let (crashes, failures) = (seen.job.crashes, seen.job.failures);
-            return Ok(format!("retry alone at {at}, after {crashes} crashes and {failures} failures"));
+            format!("retry alone at {at}, after {crashes} crashes and {failures} failures")
         }
-        State::Scheduled if seen.job.attempt > 0 => {
-            return Ok(format!("retry at {at}, after {} failures", seen.job.failures))
-        }
-        State::Scheduled => return Ok(format!("delayed until {at}")),
-        State::Waiting | State::Ready => {
-            if let Some(parents) = after_others(&seen.job)? {
-                return Ok(parents);
-            }
-            if let Some(holder) = behind(&seen.job)? {
-                return Ok(holder);
-            }
-        }
+        State::Scheduled if seen.job.attempt > 0 => format!("retry at {at}, after {} failures", seen.job.failures),
+        State::Scheduled => format!("delayed until {at}"),
+        State::Waiting | State::Ready => return behind(&seen.job),
+    }))
+}
+
+fn reason(seen: &claim::Seen) -> Result<String> {
+    if let Some(words) = state_of(seen)? {
+        return Ok(words);
     }
     let queue = &seen.job.queue;
     if registry::setting(queue)?.paused {

@@ -45,7 +45,7 @@ static FOUND: Statement = Statement::new(
                pg_catalog.format('default of %s.%I', o.name, a.attname) AS what,
                pg_catalog.format('ALTER TABLE %s ALTER COLUMN %I %s;', o.name, a.attname, CASE
                    WHEN a.attgenerated <> '' THEN 'DROP EXPRESSION'
-                   WHEN a.attname IN ('priority', 'attempt', 'failures', 'crashes', 'parents') THEN 'SET DEFAULT 0'
+                   WHEN a.attname IN ('priority', 'attempt', 'failures', 'crashes', 'parents', 'done', 'dead', 'cancelled') THEN 'SET DEFAULT 0'
                    WHEN a.attname IN ('created_at', 'finished_at', 'registered_at')
                    THEN 'SET DEFAULT pg_catalog.clock_timestamp()'
                    WHEN a.attname IN ('paused', 'has_children') THEN 'SET DEFAULT false'

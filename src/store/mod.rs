@@ -12,6 +12,8 @@ pub mod changes;
 pub mod claim;
 pub mod counts;
 pub mod finish;
+pub mod flows;
+pub mod followup;
 pub mod groups;
 pub mod history;
 pub mod horizon;

@@ -66,18 +66,21 @@ pub struct Registration<'a> {
     pub spans: [Option<Interval>; 3],
     /// concurrency, batch, max_attempts.
     pub numbers: [Option<i32>; 3],
+    /// on_done, on_dead.
+    pub queues: [Option<&'a str>; 2],
 }
 
 /// Locks the handler's row.
 static REGISTER: Statement = Statement::new(
     "INSERT INTO pgq.handler AS h (queue, task, function, shape, is_procedure, run_as, run_as_oid, timeout, backoff,
-                                   max_backoff, concurrency, batch, max_attempts)
-     VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.name, $7, $8, $9, $10, $11, $12, $13)
+                                   max_backoff, concurrency, batch, max_attempts, on_done, on_dead)
+     VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.name, $7, $8, $9, $10, $11, $12, $13, $14, $15)
      ON CONFLICT ON CONSTRAINT handler_queue_task_key DO UPDATE
         SET function = EXCLUDED.function, shape = EXCLUDED.shape, is_procedure = EXCLUDED.is_procedure,
             run_as = EXCLUDED.run_as, run_as_oid = EXCLUDED.run_as_oid, timeout = EXCLUDED.timeout,
             backoff = EXCLUDED.backoff, max_backoff = EXCLUDED.max_backoff, concurrency = EXCLUDED.concurrency,
             batch = EXCLUDED.batch, max_attempts = EXCLUDED.max_attempts,
+            on_done = EXCLUDED.on_done, on_dead = EXCLUDED.on_dead,
             registered_at = pg_catalog.clock_timestamp(),
             parked = NULL, parked_at = NULL, parked_until = NULL
      RETURNING h.id",
@@ -95,6 +98,8 @@ static REGISTER: Statement = Statement::new(
         Type::Int,
         Type::Int,
         Type::Int,
+        Type::Text,
+        Type::Text,
     ],
 );
 
@@ -114,6 +119,8 @@ pub fn register(r: &Registration<'_>) -> Result<()> {
         Arg::int(r.numbers[0]),
         Arg::int(r.numbers[1]),
         Arg::int(r.numbers[2]),
+        Arg::text(r.queues[0]),
+        Arg::text(r.queues[1]),
     ];
     match REGISTER.row(&args, |row| row.must(1))? {
         Some(handler) => arming::arm_one(handler),
@@ -362,8 +369,9 @@ pub fn resume(queue: Option<&str>) -> Result<Vec<String>> {
 static SETTING: Statement = Statement::new(
     "SELECT s.max_attempts, (EXTRACT(epoch FROM s.backoff) * 1000000)::bigint,
             (EXTRACT(epoch FROM s.max_backoff) * 1000000)::bigint,
-            (EXTRACT(epoch FROM s.keep_done) * 1000000)::bigint, s.paused
-       FROM pgq.queue_setting AS s WHERE s.queue = $1",
+            (EXTRACT(epoch FROM s.keep_done) * 1000000)::bigint, COALESCE(s.paused, false),
+            EXISTS (SELECT FROM pgq.handler AS h WHERE h.queue = $1 AND h.on_done IS NOT NULL)
+       FROM (VALUES ($1)) AS q (queue) LEFT JOIN pgq.queue_setting AS s ON s.queue = q.queue",
     &[Type::Text],
 );
 
@@ -376,6 +384,8 @@ pub struct QueueSetting {
     pub keep_done: Option<crate::engine::time::Span>,
     /// Is it paused?
     pub paused: bool,
+    /// Has a handler of it on_done?
+    pub tells: bool,
 }
 
 /// A queue's settings; all empty when it has none.
@@ -390,6 +400,7 @@ pub fn setting(queue: &str) -> Result<QueueSetting> {
             },
             keep_done: row.get(4).map(Span),
             paused: row.must(5)?,
+            tells: row.must(6)?,
         })
     })?;
     Ok(found.unwrap_or_default())
@@ -413,7 +424,9 @@ static COMMAND: Statement = Statement::new(
               || COALESCE(', batch => ' || h.batch, '')
               || COALESCE(', max_attempts => ' || h.max_attempts, '')
               || COALESCE(', backoff => ' || pg_catalog.quote_literal(h.backoff), '')
-              || COALESCE(', max_backoff => ' || pg_catalog.quote_literal(h.max_backoff), '') || ');'
+              || COALESCE(', max_backoff => ' || pg_catalog.quote_literal(h.max_backoff), '')
+              || COALESCE(', on_done => ' || pg_catalog.quote_literal(h.on_done), '')
+              || COALESCE(', on_dead => ' || pg_catalog.quote_literal(h.on_dead), '') || ');'
        FROM pgq.handler AS h WHERE h.id = $1",
     &[Type::Int, Type::Text],
 );

@@ -16,7 +16,7 @@ use crate::pg::spi::{Arg, Row, Statement, Type};
 use crate::pg::{at_commit, clock, extension};
 use crate::store::finish::{self, End};
 use crate::store::row::{job_columns, Job};
-use crate::store::{groups, numbers, ready};
+use crate::store::{flows, groups, numbers, ready};
 
 /// Index: dependency_settled_idx, dependency_unsure_idx, one entry of each; the table of ends, which is mostly empty.
 /// Locks nothing.
@@ -79,6 +79,7 @@ pub fn read(most: i64) -> Result<usize> {
         let words: Vec<Option<String>> = outcomes.values().map(|word| Some((*word).into())).collect();
         OUTCOMES.run(&[Arg::Bigints(&jobs), Arg::Texts(&words)])?;
     }
+    flows::count(ends.iter().filter_map(|(_, outcome, flow, n)| Some(((*flow)?, outcome.as_str(), *n))))?;
     Ok(ends.len())
 }
 

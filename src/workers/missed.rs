@@ -1,12 +1,12 @@
 //! The guarantee behind the remembered positions (`pg::positions`, which are hints): a look from the very start. By the
 //! scheduler, so that it is one process's work however many executors there are, and so that it goes on while all of
-//! them are in long jobs. The same for groups that wait for nobody. It walks over dead entries too, as long as the oldest snapshot keeps them: so it takes at most
+//! them are in long jobs. The same for groups that wait for nobody, and for flows that nobody keeps open. It walks over dead entries too, as long as the oldest snapshot keeps them: so it takes at most
 //! a twentieth of the time.
 
 use crate::engine::time::{Micros, Span};
 use crate::error::Result;
 use crate::pg::clock;
-use crate::store::{groups, ready, registry};
+use crate::store::{flows, groups, ready, registry};
 
 /// How often at most; a little under the scheduler's poll.
 const EVERY: Span = Span::from_millis(900);
@@ -24,6 +24,8 @@ impl Missed {
             let began = Micros(clock::now());
             ready::find_missed(&registry::handlers(0, 0)?)?;
             groups::find_stranded()?;
+            // Kept open by a producer who put nothing after all.
+            flows::finish(None)?;
             let ended = Micros(clock::now());
             self.0 = Some((ended, ended.since(began)));
         }

@@ -27,7 +27,7 @@ use crate::pg::{activity, bgworker, clock, database, extension, guc, hooks, latc
 use crate::settings;
 use crate::store::intruders::{self, Wanted};
 use crate::store::row::Handler;
-use crate::store::{self, counts, groups, history, promote, registry, schedule};
+use crate::store::{self, counts, flows, groups, history, promote, registry, schedule};
 
 /// The most rows one statement promotes, ends or prunes.
 const PORTION: i64 = 1_000;
@@ -400,6 +400,7 @@ impl Scheduler {
             self.pruned = Some(now);
             let before = |keep: Span| now.0.saturating_sub(keep.0);
             history::prune(before(settings::keep_done()), before(settings::keep_dead()), PORTION * 10)?;
+            flows::prune(before(settings::keep_dead()), PORTION * 10)?;
         }
         self.entry.quarantine.store(store::quarantine::any()?.into(), SeqCst);
         self.missed.look(now)?;

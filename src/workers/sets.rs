@@ -26,7 +26,7 @@ use crate::pg::xact::Caught;
 use crate::pg::{activity, at_commit, clock, extension, hooks, timeout, xact};
 use crate::settings;
 use crate::store::row::{current, Handler, Job};
-use crate::store::{after, claim, finish, groups, numbers, ready};
+use crate::store::{after, claim, finish, followup, groups, numbers, ready};
 
 /// Which jobs a set is made of.
 enum Wanted {
@@ -167,6 +167,7 @@ impl Worker {
             finish::keep_set(&batch.handler.queue, &rows)?;
         }
         after::ended(jobs.iter().map(|job| (job, Outcome::Done)))?;
+        followup::done(batch.handler.on_done.as_deref(), jobs.iter(), None)?;
         let took = Micros(clock::now()).since(Micros(began));
         for job in jobs {
             observe::log::job_done(job.id, &job.queue, job.current_attempt(), took);
