@@ -247,6 +247,8 @@ fn every_kind_of_end_has_its_follow_up_job() {
     ] {
         assert_eq!(refused(&mut app, sql).0, SqlState::INSUFFICIENT_PRIVILEGE, "{sql}");
     }
-    run(&mut app, "SELECT pgq.register('mine', 'own', on_done => 'mine'), pgq.flow(on_dead => 'mine')");
+    let own = "SELECT pgq.register('mine', 'own', on_done => 'mine')";
+    assert_eq!(refused(&mut app, own).0, SqlState::INVALID_PARAMETER_VALUE);
+    run(&mut app, "SELECT pgq.register('mine', 'own', task => 't', on_done => 'mine'), pgq.flow(on_dead => 'mine')");
     assert_eq!(count(&mut client, "pgq.flows"), 1);
 }

@@ -57,8 +57,8 @@ fn register(
         check::at_least_one("max_attempts", max_attempts)?,
     ];
     let queues = [on_done.as_deref(), on_dead.as_deref()];
-    for queue in queues {
-        flows::told(queue)?;
+    for told in queues {
+        tells_others(queue, task, told)?;
     }
     let mut function = one_that_fits(name)?;
     if function.shape == SET {
@@ -72,6 +72,17 @@ fn register(
     at_commit::touch(names::hash(queue));
     at_commit::ensure_workers();
     Ok(function.signature.into())
+}
+
+/// A handler that tells its own jobs' ends to itself would never come to an end.
+fn tells_others(queue: &str, task: Option<&str>, told: Option<&str>) -> Result<()> {
+    if task.is_none() && told == Some(queue) {
+        return Err(Error::argument(
+            format!("a handler of queue \"{queue}\" cannot be told of its own jobs"),
+            "Name another queue in on_done and on_dead: pgq.register('mail', 'send', on_dead => 'mail_dead').",
+        ));
+    }
+    flows::told(told)
 }
 
 /// The longest name or signature of a function, in bytes: three identifiers, quoted, and two types.

@@ -65,8 +65,8 @@ static OUTCOMES: Statement = Statement::by_index(
     &[Type::Bigints, Type::Texts],
 );
 
-/// Reads up to `most` ends and notes them for those that wait; how many.
-pub fn read(most: i64) -> Result<usize> {
+/// Reads up to `most` ends and notes them for those that wait.
+pub fn read(most: i64) -> Result<()> {
     let ends = READ.rows(&[Arg::Bigint(most)], |row| {
         Ok((row.must::<i64>(1)?, row.must::<String>(2)?, row.get::<i64>(3), row.must::<i32>(4)?))
     })?;
@@ -80,7 +80,7 @@ pub fn read(most: i64) -> Result<usize> {
         OUTCOMES.run(&[Arg::Bigints(&jobs), Arg::Texts(&words)])?;
     }
     flows::count(ends.iter().filter_map(|(_, outcome, flow, n)| Some(((*flow)?, outcome.as_str(), *n))))?;
-    Ok(ends.len())
+    Ok(())
 }
 
 /// Index: dependency_unsure_idx, job_pkey, finished_job_pkey; locks the rows that it changes. A job that is in neither
@@ -208,9 +208,9 @@ pub struct Settled {
 
 /// Draws the consequences of up to `most` outcomes.
 pub fn settle(most: i64) -> Result<Settled> {
-    FORGET_STALE.run(&[])?;
     let children = SETTLED.rows(&[Arg::Bigint(most)], child)?;
     if children.is_empty() {
+        FORGET_STALE.run(&[])?;
         return Ok(Settled::default());
     }
     let (failed, fewer): (Vec<Child>, Vec<Child>) = children.into_iter().partition(|child| child.failed.is_some());

@@ -37,7 +37,7 @@ impl Ends {
         if !settle::begin() {
             return Ok(Looked { back: Some(now.after(EVERY)), ..Looked::default() });
         }
-        let read = settle::read(most)?;
+        settle::read(most)?;
         if any.unsure && self.is_time(now) {
             let began = Micros(clock::now());
             settle::find_unsure(most)?;
@@ -45,9 +45,10 @@ impl Ends {
             self.0 = Some((ended, ended.since(began)));
         }
         let settled = settle::settle(most)?;
-        let more = settled.more || i64::try_from(read).unwrap_or(i64::MAX) >= most;
-        let back = any.unsure.then(|| now.after(EVERY));
-        Ok(Looked { more, back, queues: settled.queues })
+        // A job that somebody has locked, or a parent that somebody has: it is looked again.
+        let left = settle::any()?;
+        let back = (left.unsure || left.outcomes).then(|| now.after(EVERY));
+        Ok(Looked { more: settled.more || left.ends, back, queues: settled.queues })
     }
 
     fn is_time(&self, now: Micros) -> bool {
