@@ -341,6 +341,17 @@ fn one_of_a_group_keeps_its_place_while_it_waits_for_another() {
     ran_in_order(&mut client, &[ids[0], parent, ids[1], ids[2], ids[3]]);
 }
 
+/// Nobody is to do that. But nothing waits for ever.
+#[test]
+fn what_comes_after_a_job_that_was_removed_by_hand_runs() {
+    let (_server, mut client) = shop();
+    let parent = put(&mut client, "'quick', delay => '1 h'");
+    let child = put(&mut client, &format!("'quick', after => array[{parent}]"));
+    run(&mut client, &format!("DELETE FROM pgq.job WHERE id = {parent}"));
+    ended(&mut client);
+    ran_in_order(&mut client, &[child]);
+}
+
 /// Without any worker of ours: whoever claims does what the scheduler would.
 #[test]
 fn it_works_for_outside_workers_alone() {

@@ -123,6 +123,36 @@ pub fn find_unsure(most: i64) -> Result<()> {
     Ok(())
 }
 
+/// Index: dependency_pkey from behind ($1, $2), $3 entries; job_pkey; the table of ends once. Locks the rows that it
+/// changes: nobody else does.
+static DOUBT: Statement = Statement::by_index(
+    "WITH part AS MATERIALIZED (
+        SELECT d.ctid AS place, d.child, d.parent, d.outcome IS NULL AND NOT d.unsure AS waits
+          FROM pgq.dependency AS d WHERE (d.child, d.parent) > ($1, $2) ORDER BY d.child, d.parent LIMIT $3),
+     lost AS (
+        UPDATE pgq.dependency AS d SET unsure = true
+         WHERE d.ctid = ANY (ARRAY(
+            SELECT p.place FROM part AS p
+             WHERE p.waits AND NOT EXISTS (SELECT FROM pgq.job AS j WHERE j.id = p.parent)
+               AND p.parent NOT IN (SELECT e.job FROM pgq.ended AS e))))
+     SELECT p.child, p.parent FROM part AS p ORDER BY p.child DESC, p.parent DESC LIMIT 1",
+    &[Type::Bigint, Type::Bigint, Type::Bigint],
+);
+
+/// A place among the rows of pgq.dependency.
+pub type Cursor = (i64, i64);
+
+/// Looks at the next `most` rows whether a parent is gone that told nobody, because somebody has removed it by hand. Where
+/// to go on, `None` at the end.
+pub fn find_lost(from: Option<Cursor>, most: i64) -> Result<Option<Cursor>> {
+    if !begin() {
+        return Ok(from);
+    }
+    let (child, parent) = from.unwrap_or((i64::MIN, i64::MIN));
+    let args = [Arg::Bigint(child), Arg::Bigint(parent), Arg::Bigint(most)];
+    DOUBT.row(&args, |row| Ok((row.must(1)?, row.must(2)?)))
+}
+
 /// Index: dependency_settled_idx, job_pkey, dependency_pkey; locks jobs that nobody has, so that producers who lock them
 /// for their own children are not held up. $1 rows of pgq.dependency, in the order of the jobs.
 static SETTLED: Statement = Statement::by_index(
