@@ -1,8 +1,8 @@
 -- 0.2.0 → 0.3.0: schedules, jobs put by changes of tables, order within groups, limits, and what comes after a job.
 --
--- pgq.job, pgq.finished_job and pgq.queue_setting get columns: running jobs are waited for, and everybody else waits
--- until the end, which takes as long as a look at all jobs. put, bulk_put, configure and stats are made anew, with more
--- arguments at their ends; what was granted on them is kept.
+-- pgq.job, pgq.finished_job, pgq.queue_setting and pgq.handler get columns: running jobs are waited for, and everybody
+-- else waits until the end, which takes as long as a look at all jobs. put, bulk_put, configure, register and stats are
+-- made anew, with more arguments at their ends; what was granted on them is kept.
 SET LOCAL search_path TO pg_catalog, pg_temp;
 
 -- What is under way is waited for, and then seen by the statements below: each takes a snapshot of its own.

@@ -72,6 +72,17 @@ fn a_chain_runs_in_its_order_whatever_kind_of_handler_runs_it() {
     ended(&mut client);
     ids.push(late);
     ran_in_order(&mut client, &ids);
+    // A long chain: each link is one look of the scheduler.
+    let began = Instant::now();
+    let mut last = put(&mut client, "'quick', delay => '1 s'");
+    for _ in 0..100 {
+        ids.push(last);
+        last = put(&mut client, &format!("'quick', after => array[{last}]"));
+    }
+    ids.push(last);
+    ended(&mut client);
+    println!("a chain of 100, begun after a second, ended after {:?}", began.elapsed());
+    ran_in_order(&mut client, &ids);
     // In one transaction, and not due yet.
     let mut transaction = client.transaction().expect("a transaction");
     let parent: i64 = transaction.query_one("SELECT pgq.put('quick')", &[]).expect("a parent").get(0);
@@ -283,6 +294,40 @@ fn what_is_rolled_back_leaves_nothing_behind() {
     );
     ended(&mut client);
     ran_in_order(&mut client, &[parent, child, last, third]);
+}
+
+/// Producers and handlers that see one moment only.
+#[test]
+fn it_holds_at_every_isolation_level() {
+    let (server, mut client) = shop();
+    let mut ids = Vec::new();
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        let parent = put(&mut client, "'quick', delay => '1 s'");
+        let mut other = server.connect("shop");
+        run(&mut other, &format!("BEGIN ISOLATION LEVEL {level}"));
+        let middle = put(&mut other, &format!("'quick', after => array[{parent}]"));
+        let last = put(&mut other, &format!("'quick', after => array[{parent}, {middle}]"));
+        run(&mut other, "COMMIT");
+        ended(&mut client);
+        ids.extend([parent, middle, last]);
+        ran_in_order(&mut client, &ids);
+        run(
+            &mut client,
+            &format!("ALTER DATABASE shop SET default_transaction_isolation = '{}'", level.to_lowercase()),
+        );
+        client = server.connect("shop");
+    }
+    // One that comes after the job that puts it, and is put by it: there if and only if that has succeeded.
+    run(
+        &mut client,
+        "CREATE FUNCTION again(job pgq.job) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM pgq.put('quick', to_jsonb((job).attempt), after => array[(job).id]);
+            IF (job).attempt = 1 THEN RAISE 'the first time'; END IF;
+         END $$;
+         SELECT pgq.register('again', 'again', backoff => '100 ms'); TRUNCATE ran; SELECT pgq.put('again')",
+    );
+    ended(&mut client);
+    assert_eq!(count(&mut client, "ran"), 1);
 }
 
 #[test]

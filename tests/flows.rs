@@ -127,6 +127,8 @@ fn callbacks_of_flows_are_put_exactly_once_while_processes_are_killed() {
     const FLOWS: i64 = 40;
     let kills: u32 = std::env::var("PGQ_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
     let (server, mut client) = shop();
+    run(&mut client, "SELECT pgq.register('work', 'work', max_attempts => 1, on_done => 'ok', on_dead => 'bad')");
+    run(&mut client, "SELECT pgq.register('bad', 'tell')");
     run(&mut client, &format!("CREATE TABLE flow AS SELECT n, {FLOW} AS id FROM generate_series(1, {FLOWS}) AS n"));
     run(
         &mut client,
@@ -157,6 +159,12 @@ fn callbacks_of_flows_are_put_exactly_once_while_processes_are_killed() {
     ended(&mut client);
     assert_eq!(count(&mut client, "pgq.dependency"), 0);
     assert_eq!(count(&mut client, "pgq.flow_state WHERE finished_at IS NULL"), 0);
+    // Each of the 11 jobs of a flow, but for the one that dies and the one that follows it in every second.
+    let outcomes = "(SELECT args ->> 'id' AS id FROM told WHERE queue IN ('ok', 'bad'))";
+    assert_eq!(count(&mut client, "told WHERE queue = 'ok'"), FLOWS * 10);
+    assert_eq!(count(&mut client, "told WHERE queue = 'bad'"), FLOWS / 2);
+    assert_eq!(count(&mut client, &format!("(SELECT DISTINCT id FROM {outcomes} AS o) AS d")), FLOWS * 21 / 2);
+    assert_eq!(count(&mut client, &format!("ran WHERE id::text NOT IN {outcomes}")), 0);
     let flows = client.query("SELECT n::bigint, id FROM flow", &[]).expect("the flows");
     for row in &flows {
         let (n, flow): (i64, i64) = (row.get(0), row.get(1));
