@@ -37,8 +37,11 @@ fn refused(client: &mut Client, sql: &str) -> (SqlState, String) {
     (error.code().clone(), error.message().to_owned())
 }
 
+/// At one moment: the end of a flow's last job is read when its callback is put.
 fn ended(client: &mut Client) {
-    wait_until(PATIENCE, "all to end", || count(client, "pgq.job") + count(client, "pgq.ended") == 0);
+    let left = "(SELECT id FROM pgq.job UNION ALL SELECT job FROM pgq.ended
+                 UNION ALL SELECT id FROM pgq.flow_state WHERE finished_at IS NULL AND done + dead + cancelled > 0) AS l";
+    wait_until(PATIENCE, "all to end", || count(client, left) == 0);
 }
 
 /// How often a queue was told of a flow, with what.
