@@ -22,6 +22,8 @@ pub enum Error {
     ArgsTooLarge { bytes: i64, limit: i64 },
     /// 42704: the job is not there (any more).
     NoSuchJob(i64),
+    /// 42704: the flow is not there (any more).
+    NoSuchFlow(i64),
     /// 42704: the role is not there.
     NoSuchRole(String),
     /// 42883: no function of that name, or none that fits.
@@ -155,6 +157,8 @@ impl From<Error> for ErrorReport {
             ),
             Error::NoSuchJob(id) => report(Code::ERRCODE_UNDEFINED_OBJECT, format!("job {id} does not wait here"))
                 .hint_shown(format!("It is finished, or was never put: SELECT * FROM pgq.wait({id}, '0').")),
+            Error::NoSuchFlow(id) => report(Code::ERRCODE_UNDEFINED_OBJECT, format!("flow {id} does not exist"))
+                .hint_shown("SELECT pgq.flow('name') makes one and returns its id."),
             Error::NoSuchRole(name) => {
                 report(Code::ERRCODE_UNDEFINED_OBJECT, format!("role \"{name}\" does not exist"))
                     .hint_shown("CREATE ROLE first, or look for its name: SELECT rolname FROM pg_roles.")

@@ -15,7 +15,7 @@ use crate::pg::{at_commit, clock};
 use crate::settings;
 use crate::store::finish::{self, End, Return};
 use crate::store::row::Job;
-use crate::store::{numbers, registry};
+use crate::store::{followup, numbers, registry};
 
 /// How the caller wants a failure to be taken.
 #[derive(Debug, Clone, Copy, Default)]
@@ -109,8 +109,14 @@ pub fn write(failed: &[Failed<'_>]) -> Result<()> {
             None => dead.push((*job, End { outcome: Outcome::Dead, attempt, failures, result: None, error })),
         }
     }
-    finish::keep_all(&dead)?;
+    bury(&dead)?;
     finish::put_back_all(&again)
+}
+
+/// Keeps dead jobs, and tells whoever their handlers name.
+fn bury(dead: &[(&Job, End<'_>)]) -> Result<()> {
+    finish::keep_all(dead)?;
+    followup::dead(dead)
 }
 
 /// The process that ran `job`, which this transaction has taken, died while the job ran alone: with the server, or by
@@ -130,7 +136,8 @@ pub fn crashed(job: Job, server: bool) -> Result<Word> {
     at_commit::call_at_commit(names::hash(&job.queue));
     numbers::changed(&job.queue, Fact::Failed, 1);
     if n >= most {
-        finish::keep(&job, &End { outcome: Outcome::Dead, attempt, failures, result: None, error: kept.as_ref() })?;
+        let end = End { outcome: Outcome::Dead, attempt, failures, result: None, error: kept.as_ref() };
+        bury(&[(&job, end)])?;
         log::job_failed(job.id, &job.queue, attempt, &error, "dead");
         return Ok(Outcome::Dead.word());
     }

@@ -34,6 +34,7 @@ const SHOP: &str = "
 /// Jobs in every state that a job can be dumped in.
 const JOBS: &str = "
     SELECT pgq.put('later', '{\"a\": [1, null, \"ä\"]}', execute_at => '2100-01-01', key => 'k', priority => 7, task => 't');
+    SELECT pgq.put('later', after => array_agg(id), flow => pgq.flow('f', on_finished => 'later')) FROM pgq.job WHERE key = 'k';
     SELECT pgq.put('push'), pgq.put('push', max_attempts => 3), pgq.put('gone');
     SELECT pgq.claim('push', lease => '100 days');
     SELECT pgq.fail(id, attempt, 'later', retry_in => '100 days') FROM pgq.claim('gone', lease => '1 day');
@@ -48,9 +49,13 @@ const CONTENTS: &str = "
     UNION ALL SELECT 'handler ' || to_jsonb(t)::text FROM pgq.handler AS t
     UNION ALL SELECT 'grant ' || to_jsonb(t)::text FROM pgq.queue_grant AS t
     UNION ALL SELECT 'schedule ' || to_jsonb(t)::text FROM pgq.schedule AS t
+    UNION ALL SELECT 'dependency ' || to_jsonb(t)::text FROM pgq.dependency AS t
+    UNION ALL SELECT 'ended ' || to_jsonb(t)::text FROM pgq.ended AS t
+    UNION ALL SELECT 'flow ' || to_jsonb(t)::text FROM pgq.flow_state AS t
     UNION ALL SELECT 'ledger ' || id FROM ledger
     UNION ALL SELECT format('sequence %s %s', last_value, is_called) FROM pgq.job_id_seq
     UNION ALL SELECT format('sequence %s %s', last_value, is_called) FROM pgq.handler_id_seq
+    UNION ALL SELECT format('sequence %s %s', last_value, is_called) FROM pgq.flow_state_id_seq
     ORDER BY 1";
 
 fn contents(client: &mut Client) -> Vec<String> {

@@ -40,6 +40,8 @@ const CONTENTS: &str = "
     UNION ALL SELECT 'armed ' || to_jsonb(t)::text FROM pgq.armed_handler AS t
     UNION ALL SELECT 'grant ' || to_jsonb(t)::text FROM pgq.queue_grant AS t
     UNION ALL SELECT 'schedule ' || to_jsonb(t)::text FROM pgq.schedule AS t
+    UNION ALL SELECT 'dependency ' || to_jsonb(t)::text FROM pgq.dependency AS t
+    UNION ALL SELECT 'flow ' || to_jsonb(t)::text FROM pgq.flow_state AS t
     UNION ALL SELECT 'armed schedule ' || to_jsonb(t)::text FROM pgq.armed_schedule AS t
     ORDER BY 1";
 

@@ -264,9 +264,10 @@ fn a_refused_eager_put_is_an_ordinary_put_with_a_notice() {
     assert_eq!(count(&mut own, "app.seen"), 1);
 }
 
-const GRANTED: [&str; 19] = [
+const GRANTED: [&str; 20] = [
     "put",
     "bulk_put",
+    "flow",
     "wait",
     "claim",
     "complete",

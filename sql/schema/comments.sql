@@ -22,7 +22,7 @@ COMMENT ON COLUMN pgq.job.quarantined IS 'True: a process died while the job ran
 COMMENT ON COLUMN pgq.job.group_key IS 'Group: jobs of one (queue, group) run one at a time, in the order of their ids. NULL: none.';
 COMMENT ON COLUMN pgq.job.flow IS 'Flow that the job belongs to. NULL: none.';
 COMMENT ON COLUMN pgq.job.parents IS 'How many of the jobs that it comes after have not ended.';
-COMMENT ON COLUMN pgq.job.token IS 'Leased, in a queue with max_running: which of its places the job has. Else NULL.';
+COMMENT ON COLUMN pgq.job.has_children IS 'Does some job come after it, so that its end is told?';
 COMMENT ON CONSTRAINT job_pkey ON pgq.job IS 'One row for each id.';
 COMMENT ON CONSTRAINT job_state_check ON pgq.job IS 'The states of a live job.';
 COMMENT ON CONSTRAINT job_attempt_check ON pgq.job IS 'Counts are not negative, and there are no more failures than attempts.';
@@ -61,6 +61,63 @@ COMMENT ON CONSTRAINT finished_job_outcome_check ON pgq.finished_job IS 'The out
 COMMENT ON INDEX pgq.finished_job_pkey IS 'Serves retry and wait: a finished job by its id.';
 COMMENT ON INDEX pgq.finished_job_queue_idx IS 'Serves redrive, purge, pruning and stats: finished jobs of a queue by outcome, oldest first.';
 
+-- What comes after what.
+COMMENT ON TABLE pgq.dependency IS 'What live jobs come after: a row for each job whose end is not counted yet. Written by put and by the scheduler.';
+COMMENT ON COLUMN pgq.dependency.child IS 'Id of the job that waits.';
+COMMENT ON COLUMN pgq.dependency.parent IS 'Id of the job that it comes after.';
+COMMENT ON COLUMN pgq.dependency.run_anyway IS 'Does it run when that job is dead or cancelled? False: it is cancelled then.';
+COMMENT ON COLUMN pgq.dependency.unsure IS 'Somebody had that job when this row was written, so that its end may not be told: the scheduler looks.';
+COMMENT ON COLUMN pgq.dependency.outcome IS 'What became of that job: done, dead or cancelled. NULL: it has not ended.';
+COMMENT ON CONSTRAINT dependency_pkey ON pgq.dependency IS 'A job comes after another once.';
+COMMENT ON CONSTRAINT dependency_outcome_check ON pgq.dependency IS 'The outcomes of a finished job.';
+COMMENT ON INDEX pgq.dependency_pkey IS 'Serves waiting, and the scheduler: what a job comes after.';
+COMMENT ON INDEX pgq.dependency_parent_idx IS 'Serves the scheduler: what comes after a job that ended.';
+COMMENT ON INDEX pgq.dependency_settled_idx IS 'Serves the scheduler: jobs one of whose parents has ended.';
+COMMENT ON INDEX pgq.dependency_unsure_idx IS 'Serves the scheduler: parents that it has to look for; mostly empty.';
+COMMENT ON TABLE pgq.ended IS 'Ends of jobs that others wait for, or that belong to a flow, until the scheduler has seen them.';
+COMMENT ON COLUMN pgq.ended.job IS 'Id of the job.';
+COMMENT ON COLUMN pgq.ended.outcome IS 'done, dead or cancelled.';
+COMMENT ON COLUMN pgq.ended.flow IS 'Its flow; NULL: none.';
+COMMENT ON COLUMN pgq.ended.n IS '1: it ended so. -1: it had ended so, and is live again.';
+COMMENT ON CONSTRAINT ended_outcome_check ON pgq.ended IS 'The outcomes of a finished job.';
+COMMENT ON CONSTRAINT ended_n_check ON pgq.ended IS 'One end, or one taken back.';
+
+-- Flows.
+COMMENT ON TABLE pgq.flow_state IS 'Flows: sets of jobs that are counted together. Counted by the scheduler, pruned by pgq.keep_dead after their end. Read pgq.flows.';
+COMMENT ON COLUMN pgq.flow_state.id IS 'Number of the flow in this database.';
+COMMENT ON COLUMN pgq.flow_state.name IS 'What it is called, for people; NULL: nothing.';
+COMMENT ON COLUMN pgq.flow_state.created_at IS 'When it was made.';
+COMMENT ON COLUMN pgq.flow_state.on_finished IS 'Queue into which a job is put when all its jobs have ended; NULL: none.';
+COMMENT ON COLUMN pgq.flow_state.on_succeeded IS 'The same, if all of them are done.';
+COMMENT ON COLUMN pgq.flow_state.on_dead IS 'Queue into which a job is put when its first job is dead; NULL: none.';
+COMMENT ON COLUMN pgq.flow_state.done IS 'Its jobs that are done.';
+COMMENT ON COLUMN pgq.flow_state.dead IS 'Its jobs that are dead.';
+COMMENT ON COLUMN pgq.flow_state.cancelled IS 'Its jobs that were cancelled.';
+COMMENT ON COLUMN pgq.flow_state.first_dead_at IS 'When the first of them was found dead; NULL: none was.';
+COMMENT ON COLUMN pgq.flow_state.finished_at IS 'When all had ended; NULL: not yet.';
+COMMENT ON CONSTRAINT flow_state_pkey ON pgq.flow_state IS 'One row for each flow.';
+COMMENT ON INDEX pgq.flow_state_pkey IS 'Serves put, and the scheduler: a flow by its id.';
+COMMENT ON INDEX pgq.flow_state_open_idx IS 'Serves the scheduler: flows that are not finished.';
+COMMENT ON INDEX pgq.job_flow_idx IS 'Serves the scheduler and pgq.flows: live jobs of a flow.';
+COMMENT ON SEQUENCE pgq.flow_state_id_seq IS 'Ids of flows.';
+COMMENT ON VIEW pgq.flows IS 'Flows and how far they came, for whoever may monitor all queues.';
+COMMENT ON COLUMN pgq.flows.id IS 'Number of the flow.';
+COMMENT ON COLUMN pgq.flows.name IS 'What it is called.';
+COMMENT ON COLUMN pgq.flows.created_at IS 'When it was made.';
+COMMENT ON COLUMN pgq.flows.total IS 'Jobs that were put into it.';
+COMMENT ON COLUMN pgq.flows.live IS 'Those that have not ended.';
+COMMENT ON COLUMN pgq.flows.done IS 'Those that are done.';
+COMMENT ON COLUMN pgq.flows.dead IS 'Those that are dead.';
+COMMENT ON COLUMN pgq.flows.cancelled IS 'Those that were cancelled.';
+COMMENT ON COLUMN pgq.flows.finished_at IS 'When all had ended; NULL: not yet.';
+COMMENT ON COLUMN pgq.flows.succeeded IS 'Finished, and all of them done? NULL: not finished.';
+
+COMMENT ON FUNCTION pgq.flow(text, text, text, text) IS
+$$Makes a flow: a set of jobs that are put with flow => its id. When all of them have ended a job is put into the queue on_finished, and if all are done also into on_succeeded; when the first is dead, into on_dead. The caller needs "produce" on these queues.
+args of these jobs: {"flow": 1, "name": "import", "done": 3, "dead": 0, "cancelled": 0}.
+Returns the flow's id. Progress: pgq.flows.
+Example: SELECT pgq.flow('import', on_finished => 'report');$$;
+
 -- Settings of queues.
 COMMENT ON TABLE pgq.queue_setting IS 'Settings of queues: only queues that were configured or paused have a row.';
 COMMENT ON COLUMN pgq.queue_setting.queue IS 'Queue that the settings are for.';
@@ -73,16 +130,7 @@ COMMENT ON COLUMN pgq.queue_setting.notify IS 'Is NOTIFY sent on channel pgq_<qu
 COMMENT ON COLUMN pgq.queue_setting.paused IS 'Paused by a person: puts go on, running jobs finish, nothing is claimed.';
 COMMENT ON COLUMN pgq.queue_setting.group_running IS 'Jobs of one group that run at a time. They begin in the order of their ids. NULL: 1.';
 COMMENT ON COLUMN pgq.queue_setting.group_holds IS 'Does a job that failed hold its group until it is done or dead? False: the others pass until its next try. NULL: yes.';
-COMMENT ON COLUMN pgq.queue_setting.max_running IS 'Jobs of the queue that run at a time, in workers and outside. NULL: no limit.';
-COMMENT ON COLUMN pgq.queue_setting.rate IS 'Jobs of the queue that begin in each rate_interval. NULL: no limit.';
-COMMENT ON COLUMN pgq.queue_setting.rate_interval IS 'Interval of rate. NULL: one second.';
-COMMENT ON COLUMN pgq.queue_setting.rate_burst IS 'Jobs beyond rate that may begin in one interval after a pause. NULL: 1.';
-COMMENT ON COLUMN pgq.queue_setting.group_rate IS 'Jobs of each group that begin in each group_interval. NULL: no limit.';
-COMMENT ON COLUMN pgq.queue_setting.group_interval IS 'Interval of group_rate. NULL: one second.';
-COMMENT ON COLUMN pgq.queue_setting.group_burst IS 'Jobs of a group beyond group_rate that may begin in one interval after a pause. NULL: 1.';
-COMMENT ON COLUMN pgq.queue_setting.fair IS 'Do groups take turns? NULL: no, jobs are taken by priority and id.';
 COMMENT ON CONSTRAINT queue_setting_running_check ON pgq.queue_setting IS 'At least one at a time.';
-COMMENT ON CONSTRAINT queue_setting_rate_check ON pgq.queue_setting IS 'At least one in an interval that is longer than nothing.';
 COMMENT ON CONSTRAINT queue_setting_pkey ON pgq.queue_setting IS 'One row for each queue.';
 COMMENT ON CONSTRAINT queue_setting_max_attempts_check ON pgq.queue_setting IS 'At least one attempt.';
 COMMENT ON INDEX pgq.queue_setting_pkey IS 'Serves configure, pause and resume, and the look of claims at paused.';
@@ -107,6 +155,8 @@ COMMENT ON COLUMN pgq.handler.registered_at IS 'When it was last registered.';
 COMMENT ON COLUMN pgq.handler.parked IS 'Why pgq parked it: it cannot run. NULL: not parked. Written by the scheduler when it looks; stats, waiting and doctor say how it is now.';
 COMMENT ON COLUMN pgq.handler.parked_at IS 'When it was parked, for this reason; NULL: not parked.';
 COMMENT ON COLUMN pgq.handler.parked_until IS 'When it is tried again, for a reason that the catalog does not show. NULL: it runs again as soon as what the reason says is mended.';
+COMMENT ON COLUMN pgq.handler.on_done IS 'Queue into which a job is put for each job that is done, with its result, in the same transaction. NULL: none.';
+COMMENT ON COLUMN pgq.handler.on_dead IS 'Queue into which a job is put for each job that is dead, with its error, in the same transaction. NULL: none.';
 COMMENT ON CONSTRAINT handler_pkey ON pgq.handler IS 'One row for each id.';
 COMMENT ON CONSTRAINT handler_queue_task_key ON pgq.handler IS 'One handler for each (queue, task); no task counts as a task.';
 COMMENT ON CONSTRAINT handler_shape_check ON pgq.handler IS 'The arguments that a handler may take; no procedure takes a set.';
@@ -170,12 +220,12 @@ COMMENT ON INDEX pgq.armed_schedule_pkey IS 'Serves schedule, unschedule and arm
 
 -- Functions: what it does; what it returns; an example.
 COMMENT ON FUNCTION pgq.put(text, jsonb, integer, timestamptz, interval, text, text, text, integer, text, bigint[], text, bigint) IS
-$$Puts one job into a queue, due at execute_at, after delay, or now. With a key, and a job of that key ready or scheduled: on_conflict keep leaves it, replace gives it the new task, args, priority, time and max_attempts, error raises 23505. With a group_key, jobs of one group run one at a time, in the order of their ids.
+$$Puts one job into a queue, due at execute_at, after delay, or now. With a key, and a job of that key ready or scheduled: on_conflict keep leaves it, replace gives it the new task, args, priority, time and max_attempts, error raises 23505. With a group_key, jobs of one group run one at a time, in the order of their ids. after: ids of jobs that must have ended before; if one of them is dead or cancelled, so is this one, or it runs, with after_failure run. flow: a set of jobs that it is counted in.
 Returns the job's id; for keep and replace that of the job already there.
 Example: SELECT pgq.put('mail', '{"to": "ada@example.org"}', delay => '5 min');$$;
 
 COMMENT ON FUNCTION pgq.bulk_put(text, jsonb, jsonb[], integer, timestamptz, interval, text, text, bigint[], text, bigint) IS
-$$Puts many jobs into a queue: either args, an array with the args of each, or jobs, an array of objects with the keys args, priority, execute_at, delay, task, key, max_attempts and group_key; what an object leaves out comes from the other arguments. A key is treated as put does with on_conflict keep.
+$$Puts many jobs into a queue: either args, an array with the args of each, or jobs, an array of objects with the keys args, priority, execute_at, delay, task, key, max_attempts, group_key, after, after_failure and flow; what an object leaves out comes from the other arguments. A key is treated as put does with on_conflict keep.
 Returns their ids, in the order given.
 Example: SELECT pgq.bulk_put('mail', jobs => '[{"args": {"to": "ada@example.org"}, "priority": 5}]');$$;
 
@@ -209,8 +259,8 @@ $$Gives a leased job back, due after delay. No failure is counted.
 Returns false when this attempt does not hold the job, or it is gone.
 Example: SELECT pgq.release(4711, 1);$$;
 
-COMMENT ON FUNCTION pgq.register(text, text, text, name, interval, integer, integer, integer, interval, interval) IS
-$$Registers a function or procedure as the handler of a (queue, task) pair; without task, of the queue's jobs that have none. It takes (args jsonb), (job pgq.job), (id bigint, args jsonb) or nothing, and runs as the role run_as. What was registered for the same pair is replaced, all of it.
+COMMENT ON FUNCTION pgq.register(text, text, text, name, interval, integer, integer, integer, interval, interval, text, text) IS
+$$Registers a function or procedure as the handler of a (queue, task) pair; without task, of the queue's jobs that have none. It takes (args jsonb), (job pgq.job), (id bigint, args jsonb) or nothing, and runs as the role run_as. What was registered for the same pair is replaced, all of it. For each of its jobs that is done or dead, a job with its outcome is put into the queue on_done or on_dead, in the same transaction; the caller needs "produce" on these.
 Returns the handler's signature as it was found.
 Example: SELECT pgq.register('mail', 'app.send_mail', timeout => '1 min');$$;
 
@@ -219,8 +269,8 @@ $$Removes the handler of a (queue, task) pair. Its jobs wait for an outside work
 Returns false when there was none.
 Example: SELECT pgq.unregister('mail');$$;
 
-COMMENT ON FUNCTION pgq.configure(text, integer, interval, interval, interval, interval, boolean, boolean, integer, boolean, integer, integer, interval, integer, integer, interval, integer, boolean) IS
-$$Sets how a queue retries, keeps and notifies. NULL leaves a value as it is; with reset, values not given go back to the server's settings.
+COMMENT ON FUNCTION pgq.configure(text, integer, interval, interval, interval, interval, boolean, boolean, integer, boolean) IS
+$$Sets how a queue retries, keeps, notifies and treats its groups. NULL leaves a value as it is; with reset, values not given go back to the server's settings.
 Returns the queue's settings, one row.
 Example: SELECT * FROM pgq.configure('mail', max_attempts => 10, keep_done => '1 day');$$;
 

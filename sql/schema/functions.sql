@@ -14,6 +14,10 @@ CREATE FUNCTION pgq.bulk_put(
     flow bigint DEFAULT NULL)
 RETURNS SETOF bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bulk_put_wrapper';
 
+CREATE FUNCTION pgq.flow(
+    name text DEFAULT NULL, on_finished text DEFAULT NULL, on_succeeded text DEFAULT NULL, on_dead text DEFAULT NULL)
+RETURNS bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'flow_wrapper';
+
 CREATE FUNCTION pgq.claim(
     queue text DEFAULT NULL, n integer DEFAULT 1, lease interval DEFAULT NULL, queues text[] DEFAULT NULL,
     tasks text[] DEFAULT NULL)
@@ -39,7 +43,8 @@ RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'release_wrapper';
 CREATE FUNCTION pgq.register(
     queue text, handler text, task text DEFAULT NULL, run_as name DEFAULT CURRENT_USER,
     timeout interval DEFAULT NULL, concurrency integer DEFAULT NULL, batch integer DEFAULT NULL,
-    max_attempts integer DEFAULT NULL, backoff interval DEFAULT NULL, max_backoff interval DEFAULT NULL)
+    max_attempts integer DEFAULT NULL, backoff interval DEFAULT NULL, max_backoff interval DEFAULT NULL,
+    on_done text DEFAULT NULL, on_dead text DEFAULT NULL)
 RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'register_wrapper';
 
 CREATE FUNCTION pgq.unregister(queue text, task text DEFAULT NULL)
@@ -48,10 +53,7 @@ RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'unregister_wrapper';
 CREATE FUNCTION pgq.configure(
     queue text, max_attempts integer DEFAULT NULL, backoff interval DEFAULT NULL, max_backoff interval DEFAULT NULL,
     keep_done interval DEFAULT NULL, keep_dead interval DEFAULT NULL, notify boolean DEFAULT NULL,
-    reset boolean DEFAULT false, group_running integer DEFAULT NULL, group_holds boolean DEFAULT NULL,
-    max_running integer DEFAULT NULL, rate integer DEFAULT NULL, rate_interval interval DEFAULT NULL,
-    rate_burst integer DEFAULT NULL, group_rate integer DEFAULT NULL, group_interval interval DEFAULT NULL,
-    group_burst integer DEFAULT NULL, fair boolean DEFAULT NULL)
+    reset boolean DEFAULT false, group_running integer DEFAULT NULL, group_holds boolean DEFAULT NULL)
 RETURNS pgq.queue_setting LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'configure_wrapper';
 
 CREATE FUNCTION pgq.pause(queue text DEFAULT NULL)

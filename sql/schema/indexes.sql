@@ -8,3 +8,8 @@ CREATE INDEX job_group_idx ON pgq.job (queue, group_key, id) WHERE group_key IS 
 CREATE INDEX job_waiting_idx ON pgq.job (queue, group_key, id) WHERE state = 'waiting';
 CREATE INDEX finished_job_queue_idx ON pgq.finished_job (queue, outcome, finished_at);
 CREATE INDEX schedule_due_idx ON pgq.schedule (next_run) WHERE active;
+CREATE INDEX dependency_parent_idx ON pgq.dependency (parent);
+CREATE INDEX dependency_settled_idx ON pgq.dependency (child) WHERE outcome IS NOT NULL;
+CREATE INDEX dependency_unsure_idx ON pgq.dependency (parent) WHERE unsure;
+CREATE INDEX job_flow_idx ON pgq.job (flow) WHERE flow IS NOT NULL;
+CREATE INDEX flow_state_open_idx ON pgq.flow_state (id) WHERE finished_at IS NULL;

@@ -42,3 +42,16 @@ SELECT s.name, s.queue, s.task, s.priority, s.cron, s.every, s.timezone, s.overl
        s.starts_at, s.ends_at, s.next_run, s.last_run, s.last_job, s.skipped_at, s.skipped
   FROM pgq.schedule AS s
  WHERE pgq.may('monitor', s.queue);
+
+CREATE VIEW pgq.flows WITH (security_barrier) AS
+SELECT s.id, s.name, s.created_at,
+       s.done OPERATOR(pg_catalog.+) s.dead OPERATOR(pg_catalog.+) s.cancelled OPERATOR(pg_catalog.+) e.pending
+           OPERATOR(pg_catalog.+) l.live AS total,
+       l.live, s.done, s.dead, s.cancelled, s.finished_at,
+       CASE WHEN s.finished_at IS NOT NULL
+            THEN s.dead OPERATOR(pg_catalog.=) 0::bigint AND s.cancelled OPERATOR(pg_catalog.=) 0::bigint END AS succeeded
+  FROM pgq.flow_state AS s,
+       LATERAL (SELECT pg_catalog.count(*) AS live FROM pgq.job AS j WHERE j.flow OPERATOR(pg_catalog.=) s.id) AS l,
+       LATERAL (SELECT COALESCE(pg_catalog.sum(d.n), 0::bigint) AS pending FROM pgq.ended AS d
+                 WHERE d.flow OPERATOR(pg_catalog.=) s.id) AS e
+ WHERE pgq.may('monitor');

@@ -23,7 +23,7 @@ use crate::pg::{at_commit, clock, log, xact};
 use crate::settings;
 use crate::store::finish::{self, End, Return};
 use crate::store::row::Job;
-use crate::store::{claim, groups, numbers, promote, registry};
+use crate::store::{after, claim, followup, groups, numbers, promote, registry, settle};
 
 thread_local! {
     static WARNED: Cell<bool> = const { Cell::new(false) };
@@ -72,6 +72,8 @@ fn claim(
         let jobs = claim::claim(queue, tasks.as_deref(), left, until)?;
         if until.is_none() {
             numbers::changed_by(queue, Fact::Done, jobs.len());
+            after::ended(jobs.iter().map(|job| (job, Outcome::Done)))?;
+            followup::done_outside(&jobs, None)?;
         }
         // A lease has an end that the scheduler must know.
         if until.is_some() && !jobs.is_empty() {
@@ -115,6 +117,18 @@ fn promote_here(queue: &str, now: Micros) -> Result<()> {
             outcome::lease_ended(job, retry)?;
         }
     }
+    settle_here()
+}
+
+/// The same for jobs whose parents have ended, in whichever queue.
+fn settle_here() -> Result<()> {
+    let any = settle::any()?;
+    if (any.ends || any.outcomes || any.unsure) && settle::begin() {
+        settle::read(PORTION)?;
+        settle::find_unsure(PORTION)?;
+        settle::settle(PORTION)?;
+        groups::pass_on()?;
+    }
     Ok(())
 }
 
@@ -141,10 +155,15 @@ fn complete(id: Option<i64>, attempt: Option<i32>, result: Option<Flat>) -> std:
 fn complete_one(id: i64, attempt: i32, result: Option<&Flat>) -> Result<bool> {
     let Some(job) = claim::take_held(id, attempt, rights::consumable()?.as_deref())? else { return Ok(false) };
     numbers::changed(&job.queue, Fact::Done, 1);
-    let keep = registry::setting(&job.queue)?.keep_done.unwrap_or_else(settings::keep_done);
+    let setting = registry::setting(&job.queue)?;
+    let keep = setting.keep_done.unwrap_or_else(settings::keep_done);
     if keep > Span::ZERO {
         let failures = job.failures;
         finish::keep(&job, &End { outcome: Outcome::Done, attempt, failures, result, error: None })?;
+    }
+    after::done(&job)?;
+    if setting.tells {
+        followup::done_outside(std::slice::from_ref(&job), result)?;
     }
     Ok(true)
 }

@@ -3,7 +3,7 @@
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 
-use super::{check, rights};
+use super::{check, flows, rights};
 use crate::engine::access::Access;
 use crate::engine::names;
 use crate::engine::parking::Reason;
@@ -16,7 +16,7 @@ use crate::pg::{at_commit, encoding, log, user};
 use crate::settings;
 use crate::store::arming;
 use crate::store::parking::{self, Subject};
-use crate::store::registry::{self, Configuration, Function, Rate, Registration};
+use crate::store::registry::{self, Configuration, Function, Registration};
 
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
@@ -31,6 +31,8 @@ fn register(
     max_attempts: Option<i32>,
     backoff: Option<Interval>,
     max_backoff: Option<Interval>,
+    on_done: Option<Text>,
+    on_dead: Option<Text>,
 ) -> std::result::Result<Text, ErrorReport> {
     let queue = queue.as_deref();
     let handler = handler.as_deref();
@@ -54,6 +56,10 @@ fn register(
         check::at_least_one("batch", batch)?,
         check::at_least_one("max_attempts", max_attempts)?,
     ];
+    let queues = [on_done.as_deref(), on_dead.as_deref()];
+    for told in queues {
+        tells_others(queue, task, told)?;
+    }
     let mut function = one_that_fits(name)?;
     if function.shape == SET {
         fit_for_sets(&function, batch)?;
@@ -62,10 +68,21 @@ fn register(
     function.role = role;
     may_register(&run_as, caller_may, &function)?;
     let spans = [timeout, backoff, max_backoff];
-    registry::register(&Registration { queue, task, function: &function, run_as: &run_as, spans, numbers })?;
+    registry::register(&Registration { queue, task, function: &function, run_as: &run_as, spans, numbers, queues })?;
     at_commit::touch(names::hash(queue));
     at_commit::ensure_workers();
     Ok(function.signature.into())
+}
+
+/// A handler that tells its own jobs' ends to itself would never come to an end.
+fn tells_others(queue: &str, task: Option<&str>, told: Option<&str>) -> Result<()> {
+    if task.is_none() && told == Some(queue) {
+        return Err(Error::argument(
+            format!("a handler of queue \"{queue}\" cannot be told of its own jobs"),
+            "Name another queue in on_done and on_dead: pgq.register('mail', 'send', on_dead => 'mail_dead').",
+        ));
+    }
+    flows::told(told)
 }
 
 /// The longest name or signature of a function, in bytes: three identifiers, quoted, and two types.
@@ -200,14 +217,6 @@ fn configure(
     reset: Option<bool>,
     group_running: Option<i32>,
     group_holds: Option<bool>,
-    max_running: Option<i32>,
-    rate: Option<i32>,
-    rate_interval: Option<Interval>,
-    rate_burst: Option<i32>,
-    group_rate: Option<i32>,
-    group_interval: Option<Interval>,
-    group_burst: Option<i32>,
-    fair: Option<bool>,
 ) -> std::result::Result<Option<Flat>, ErrorReport> {
     let queue = queue.as_deref();
     let queue = check::queue(queue)?;
@@ -217,9 +226,6 @@ fn configure(
     for (name, span) in spans {
         span.map(|s| check::not_negative(name, s)).transpose()?;
     }
-    for (name, span) in [("rate_interval", rate_interval), ("group_interval", group_interval)] {
-        span.map(|s| check::positive(name, s)).transpose()?;
-    }
     let configuration = Configuration {
         queue,
         max_attempts: check::at_least_one("max_attempts", max_attempts)?,
@@ -228,20 +234,6 @@ fn configure(
         reset: reset.unwrap_or(false),
         group_running: check::at_least_one("group_running", group_running)?,
         group_holds,
-        max_running: check::at_least_one("max_running", max_running)?,
-        rates: [
-            Rate {
-                jobs: check::at_least_one("rate", rate)?,
-                interval: rate_interval,
-                burst: check::at_least_one("rate_burst", rate_burst)?,
-            },
-            Rate {
-                jobs: check::at_least_one("group_rate", group_rate)?,
-                interval: group_interval,
-                burst: check::at_least_one("group_burst", group_burst)?,
-            },
-        ],
-        fair,
     };
     let configured = registry::configure(&configuration)?;
     at_commit::touch(names::hash(queue));

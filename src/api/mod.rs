@@ -1,9 +1,11 @@
 //! What SQL users call. Thin: check the arguments, call store, return. Declared in sql/schema/functions.sql.
 
+mod after;
 mod changes;
 mod check;
 mod claim;
 mod doctor;
+mod flows;
 mod handlers;
 mod manage;
 mod put;

@@ -6,7 +6,8 @@ use pgrx::prelude::*;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{check, rights, run};
+use super::after::{Parents, Wish, Wished};
+use super::{check, flows, rights, run};
 use crate::engine::access::Access;
 use crate::engine::deltas::Fact;
 use crate::engine::names;
@@ -70,7 +71,8 @@ fn put(
     rights::need(Access::Produce, queue)?;
     let conflict = self::on_conflict(on_conflict)?;
     let (due, state) = check::due(execute_at, delay)?;
-    let job = NewJob {
+    let wish = Wish::new(after, after_failure.as_deref())?;
+    let mut job = NewJob {
         queue: queue.into(),
         task: check::task(task)?.map(Into::into),
         args: sized(args)?,
@@ -80,10 +82,15 @@ fn put(
         key: checked_key(key)?.map(Into::into),
         max_attempts: check::at_least_one("max_attempts", max_attempts)?,
         group: checked_group(group_key.as_deref())?.map(Into::into),
-        flow: None,
+        flow: flows::join(flow)?,
         parents: 0,
     };
+    let parents = Parents::of(std::iter::once(&wish))?;
+    job.parents = parents.count(&wish);
     let (id, state) = store(&job, conflict)?;
+    if state == State::Waiting {
+        parents.link(std::iter::once((id, &wish)))?;
+    }
     announce(&job, state, id)?;
     if settings::eager() && state == State::Ready {
         run::eager(id)?;
@@ -147,7 +154,7 @@ fn fits(bytes: i64) -> Result<()> {
     Ok(())
 }
 
-/// Its id, and its state.
+/// Its id, and its state; that of a job whose key another has is when it is due.
 fn store(job: &NewJob, conflict: OnConflict) -> Result<(i64, State)> {
     if let Some(key) = &job.key {
         key::lock(&job.queue, key, true);
@@ -163,7 +170,7 @@ fn store(job: &NewJob, conflict: OnConflict) -> Result<(i64, State)> {
             None => {}
         }
     }
-    let state = Placing::default().place(job)?;
+    let state = if job.parents > 0 { State::Waiting } else { Placing::default().place(job)? };
     let id = if state == job.state { insert::put(job)? } else { insert::put(&NewJob { state, ..job.clone() })? };
     numbers::changed(&job.queue, Fact::Live(state), 1);
     Ok((id, state))
@@ -192,6 +199,9 @@ struct Element<'a> {
     key: Option<String>,
     max_attempts: Option<i32>,
     group_key: Option<String>,
+    after: Option<Vec<Option<i64>>>,
+    after_failure: Option<String>,
+    flow: Option<i64>,
 }
 
 /// args that are there, even as null: JSON null, as in put.
@@ -229,12 +239,13 @@ fn bulk_put(
         key: None,
         max_attempts: None,
         group: checked_group(group_key.as_deref())?.map(Into::into),
-        flow: None,
+        flow: flows::join(flow)?,
         parents: 0,
     };
+    let wish = Wish::new(after, after_failure.as_deref())?;
     let (ids, ready) = match (jobs, args) {
-        (None, Some(args)) => (put_args(&like, &args)?, state == State::Ready),
-        (Some(jobs), None) => put_jobs(&like, &jobs)?,
+        (None, Some(args)) => (put_args_after(like, &wish, &args)?, state == State::Ready),
+        (Some(jobs), None) => put_jobs(&(like, wish), &jobs)?,
         _ => {
             return Err(Error::argument(
                 "exactly one of \"jobs\" and \"args\" must be given",
@@ -258,6 +269,18 @@ pub(super) fn many(like: &NewJob, args: &Elements<'_>) -> Result<()> {
         tell(&like.queue, true)?;
     }
     Ok(())
+}
+
+/// The same, each of them after others.
+fn put_args_after(mut like: NewJob, wish: &Wish, args: &Elements<'_>) -> Result<Vec<i64>> {
+    let parents = Parents::of(std::iter::once(wish))?;
+    like.parents = parents.count(wish);
+    if like.parents > 0 {
+        like.state = State::Waiting;
+    }
+    let ids = put_args(&like, args)?;
+    parents.link(ids.iter().map(|id| (*id, wish)))?;
+    Ok(ids)
 }
 
 fn put_args(like: &NewJob, args: &Elements<'_>) -> Result<Vec<i64>> {
@@ -293,34 +316,47 @@ fn put_grouped(like: &NewJob, args: &Elements<'_>) -> Result<Vec<i64>> {
 }
 
 /// Puts the elements of `jobs`; the ids, and whether one is ready at once.
-fn put_jobs(like: &NewJob, jobs: &Flat) -> Result<(Vec<i64>, bool)> {
+fn put_jobs(like: &Wished, jobs: &Flat) -> Result<(Vec<i64>, bool)> {
     let text = jobs.json_text();
     let raw: Vec<&RawValue> = serde_json::from_str(&text).map_err(|_| misshapen("It is no array.".into()))?;
-    let mut all = Vec::with_capacity(raw.len());
+    let (mut all, mut wishes) = (Vec::with_capacity(raw.len()), Vec::with_capacity(raw.len()));
     for (n, raw) in raw.iter().enumerate() {
         let element = element(raw).map_err(|why| misshapen(format!("Element {}: {why}.", n + 1)))?;
-        let mut job = checked(like, &element).map_err(|e| located(e, n + 1))?;
+        let (mut job, wish) = checked(like, &element).map_err(|e| located(e, n + 1))?;
         // As they are in the jsonb: their text would have to be parsed once more.
         if let Some(args) = jobs.member(n, c"args") {
             job.args = args;
         }
         all.push(job);
+        wishes.push(wish);
     }
-    let ready = all.iter().any(|job| job.state == State::Ready);
+    let parents = Parents::of(wishes.iter())?;
+    all.iter_mut().zip(&wishes).for_each(|(job, wish)| job.parents = parents.count(wish));
+    let ready = all.iter().any(|job| job.state == State::Ready && job.parents == 0);
     if all.iter().any(|job| job.key.is_some()) {
-        let ids: Result<Vec<i64>> = all.iter().map(|job| Ok(store(job, OnConflict::Keep)?.0)).collect();
-        return Ok((ids?, ready));
+        let stored: Vec<(i64, State)> = all.iter().map(|job| store(job, OnConflict::Keep)).collect::<Result<_>>()?;
+        let new = stored.iter().zip(&wishes).filter(|(job, _)| job.1 == State::Waiting);
+        parents.link(new.map(|(job, wish)| (job.0, wish)))?;
+        return Ok((stored.into_iter().map(|job| job.0).collect(), ready));
     }
+    let ids = put_plain(&mut all)?;
+    parents.link(ids.iter().copied().zip(&wishes))?;
+    Ok((ids, ready))
+}
+
+/// Puts jobs of one queue, none of which has a key.
+fn put_plain(all: &mut [NewJob]) -> Result<Vec<i64>> {
     let mut placing = Placing::default();
-    for job in &mut all {
-        job.state = placing.place(job)?;
+    for job in all.iter_mut() {
+        job.state = if job.parents > 0 { State::Waiting } else { placing.place(job)? };
     }
-    let ids = insert::bulk_put(&all)?;
+    let ids = insert::bulk_put(all)?;
+    let Some(first) = all.first() else { return Ok(ids) };
     for state in [State::Ready, State::Scheduled, State::Waiting] {
         let jobs = all.iter().filter(|job| job.state == state).count();
-        numbers::changed_by(&like.queue, Fact::Live(state), jobs);
+        numbers::changed_by(&first.queue, Fact::Live(state), jobs);
     }
-    Ok((ids, ready))
+    Ok(ids)
 }
 
 /// Reads one element; or what is wrong with it, without its args.
@@ -340,7 +376,7 @@ fn misshapen(detail: String) -> Error {
         message: "invalid element in \"jobs\"".into(),
         detail: Some(detail),
         hint: "jobs is an array of objects with the keys args, priority, execute_at, delay, task, key, \
-               max_attempts and group_key; wrap your own data: [{\"args\": {\"to\": 1}}]"
+               max_attempts, group_key, after, after_failure and flow; wrap your own data: [{\"args\": {\"to\": 1}}]"
             .into(),
     }
 }
@@ -358,7 +394,7 @@ fn located(error: Error, number: usize) -> Error {
 }
 
 /// An element as a job, with the args of `like`.
-fn checked(like: &NewJob, element: &Element<'_>) -> Result<NewJob> {
+fn checked((like, wish): &Wished, element: &Element<'_>) -> Result<Wished> {
     let mut job = like.clone();
     if element.execute_at.is_some() || element.delay.is_some() {
         let at = element.execute_at.as_deref().map(clock::parse_moment).transpose()?;
@@ -377,7 +413,10 @@ fn checked(like: &NewJob, element: &Element<'_>) -> Result<NewJob> {
     if element.group_key.is_some() {
         job.group = checked_group(element.group_key.as_deref())?.map(Into::into);
     }
+    if element.flow.is_some() && element.flow != like.flow {
+        job.flow = flows::join(element.flow)?;
+    }
     let text = element.args.map_or("{}", RawValue::get);
     fits(i64::try_from(encoding::length(text)).unwrap_or(i64::MAX))?;
-    Ok(job)
+    Ok((job, wish.or(element.after.clone(), element.after_failure.as_deref())?))
 }

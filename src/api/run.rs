@@ -20,7 +20,7 @@ use crate::settings;
 use crate::store::finish::{self, End};
 use crate::store::groups::{self, Turns};
 use crate::store::row::{current, Handler, Job};
-use crate::store::{claim, numbers, parking, registry};
+use crate::store::{after, claim, followup, numbers, parking, registry};
 
 #[pg_extern(sql = false)]
 fn run(id: Option<i64>) -> std::result::Result<Option<Flat>, ErrorReport> {
@@ -147,6 +147,9 @@ fn here(handler: &Handler, callable: &mut Callable, id: i64, turns: Turns) -> Re
         let end = End { outcome: Outcome::Done, attempt, failures: job.failures, result, error: None };
         finish::keep(&job, &end)?;
     }
+    after::done(&job)?;
+    let kept = result.as_ref().filter(|_| !is_set);
+    followup::done(handler.on_done.as_deref(), std::iter::once(&job), kept)?;
     groups::pass_on()?;
     Ok(result)
 }

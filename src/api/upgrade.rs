@@ -1,6 +1,5 @@
 //! For upgrade scripts.
 
-use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
 use super::check;
@@ -8,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::pg::extension;
 use crate::pg::grant::{self, Kind};
 use crate::pg::report::ErrorReport;
+use crate::pg::user::Oid;
 use crate::store::rights;
 
 /// Gives back what was granted on functions that a script has made anew, and to everybody what grant_usage gives along

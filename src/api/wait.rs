@@ -18,7 +18,7 @@ use crate::pg::text::Text;
 use crate::pg::{at_commit, clock, database, durable, latch, shmem, tamper, xact};
 use crate::settings;
 use crate::store::row::Job;
-use crate::store::{claim, groups, history, parking, registry};
+use crate::store::{after, claim, groups, history, parking, registry};
 
 /// The first look again, then twice as long each time, up to the last.
 const FIRST_LOOK: Span = Span::from_millis(2);
@@ -132,8 +132,11 @@ fn waiting(id: Option<i64>) -> std::result::Result<Text, ErrorReport> {
     Ok(answer.into())
 }
 
-/// Who of its group comes before a job.
+/// Who comes before a job: those it comes after, or one of its group.
 fn behind(job: &Job) -> Result<Option<String>> {
+    if let Some(parents) = after_others(job)? {
+        return Ok(Some(parents));
+    }
     let Some(group) = &job.group else { return Ok(None) };
     let Some(first) = groups::holder(&job.queue, group, job.id)? else { return Ok(None) };
     let Some(seen) = claim::look(first)? else { return Ok(None) };
@@ -150,26 +153,45 @@ fn behind(job: &Job) -> Result<Option<String>> {
     Ok(Some(format!("group \"{group}\" is held by job {first}, attempt {attempt}, {how}")))
 }
 
-fn reason(seen: &claim::Seen) -> Result<String> {
+/// The most of the jobs before one that are named.
+const NAMED: i64 = 3;
+
+/// Which jobs, that have not ended, a job comes after.
+fn after_others(job: &Job) -> Result<Option<String>> {
+    let first = match job.parents {
+        0 => return Ok(None),
+        _ => after::before(job.id, NAMED)?,
+    };
+    let words: Vec<String> = first.iter().map(i64::to_string).collect();
+    let more = if i64::from(job.parents) > NAMED { ", …" } else { "" };
+    Ok(Some(match (job.parents, words.join(", ")) {
+        (_, names) if names.is_empty() => "the jobs that it comes after have just ended".into(),
+        (1, name) => format!("it comes after job {name}, which has not ended"),
+        (n, names) => format!("it comes after {n} jobs that have not ended: {names}{more}"),
+    }))
+}
+
+/// What its state says, where that is all there is to say.
+fn state_of(seen: &claim::Seen) -> Result<Option<String>> {
     if let Some(slot) = runner::executor(seen)? {
-        return Ok(format!("running in process {}", slot.place.pid.load(SeqCst)));
+        return Ok(Some(format!("running in process {}", slot.place.pid.load(SeqCst))));
     }
     let at = clock::text(seen.job.execute_at.0);
-    match seen.job.state {
-        State::Leased => return Ok(format!("leased until {at}, attempt {}", seen.job.attempt)),
+    Ok(Some(match seen.job.state {
+        State::Leased => format!("leased until {at}, attempt {}", seen.job.attempt),
         State::Scheduled if seen.job.crashes > 0 => {
             let (crashes, failures) = (seen.job.crashes, seen.job.failures);
-            return Ok(format!("retry alone at {at}, after {crashes} crashes and {failures} failures"));
+            format!("retry alone at {at}, after {crashes} crashes and {failures} failures")
         }
-        State::Scheduled if seen.job.attempt > 0 => {
-            return Ok(format!("retry at {at}, after {} failures", seen.job.failures))
-        }
-        State::Scheduled => return Ok(format!("delayed until {at}")),
-        State::Waiting | State::Ready => {
-            if let Some(holder) = behind(&seen.job)? {
-                return Ok(holder);
-            }
-        }
+        State::Scheduled if seen.job.attempt > 0 => format!("retry at {at}, after {} failures", seen.job.failures),
+        State::Scheduled => format!("delayed until {at}"),
+        State::Waiting | State::Ready => return behind(&seen.job),
+    }))
+}
+
+fn reason(seen: &claim::Seen) -> Result<String> {
+    if let Some(words) = state_of(seen)? {
+        return Ok(words);
     }
     let queue = &seen.job.queue;
     if registry::setting(queue)?.paused {

@@ -116,6 +116,7 @@ const ANY: &[Object] = &[
 const PRODUCE: &[Object] = &[
     Object::Function("put"),
     Object::Function("bulk_put"),
+    Object::Function("flow"),
     Object::Function("wait"),
     Object::Function("on_change"),
     Object::Function("off_change"),
@@ -135,6 +136,7 @@ const CONSUME: &[Object] = &[
 const MONITOR: &[Object] = &[
     Object::Function("doctor"),
     Object::Function("executors"),
+    Object::View("flows"),
     Object::View("queues"),
     Object::View("running"),
     Object::View("schedules"),

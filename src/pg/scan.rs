@@ -41,7 +41,7 @@ pub enum Field {
     GroupKey = 16,
     Flow = 17,
     Parents = 18,
-    Token = 19,
+    HasChildren = 19,
 }
 
 /// Columns that a walk reads.
@@ -68,7 +68,7 @@ impl Field {
         Field::GroupKey,
         Field::Flow,
         Field::Parents,
-        Field::Token,
+        Field::HasChildren,
     ];
 }
 

@@ -45,10 +45,10 @@ static FOUND: Statement = Statement::new(
                pg_catalog.format('default of %s.%I', o.name, a.attname) AS what,
                pg_catalog.format('ALTER TABLE %s ALTER COLUMN %I %s;', o.name, a.attname, CASE
                    WHEN a.attgenerated <> '' THEN 'DROP EXPRESSION'
-                   WHEN a.attname IN ('priority', 'attempt', 'failures', 'crashes') THEN 'SET DEFAULT 0'
+                   WHEN a.attname IN ('priority', 'attempt', 'failures', 'crashes', 'parents', 'done', 'dead', 'cancelled') THEN 'SET DEFAULT 0'
                    WHEN a.attname IN ('created_at', 'finished_at', 'registered_at')
                    THEN 'SET DEFAULT pg_catalog.clock_timestamp()'
-                   WHEN a.attname = 'paused' THEN 'SET DEFAULT false'
+                   WHEN a.attname IN ('paused', 'has_children') THEN 'SET DEFAULT false'
                    ELSE 'DROP DEFAULT' END) AS fix
           FROM ours AS o JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = o.oid
           JOIN pg_catalog.pg_attribute AS a ON a.attrelid = o.oid AND a.attnum = d.adnum

@@ -143,10 +143,11 @@ static LEASE: Statement = Statement::by_index(
                  ORDER BY c.priority DESC, c.id LIMIT $3 FOR UPDATE SKIP LOCKED))
             RETURNING d.*)
          INSERT INTO pgq.job AS j (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
-                                   max_attempts, key, crashes, error, quarantined, group_key, flow)
+                                   max_attempts, key, crashes, error, quarantined, group_key, flow,
+                                   has_children)
          SELECT g.id, g.queue, g.task, g.args, g.priority, $4, g.created_at, 'leased', LEAST(g.attempt, 2147483646) + 1,
                 g.failures, g.max_attempts, g.key, g.crashes, g.error, g.quarantined,
-                g.group_key, g.flow FROM gone AS g
+                g.group_key, g.flow, g.has_children FROM gone AS g
          RETURNING ",
         job_columns!()
     ),
@@ -287,7 +288,8 @@ static TAKE_WAITING: Statement = Statement::by_index(
     concat!(
         "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
             SELECT c.ctid FROM pgq.job AS c
-             WHERE c.id = $1 AND c.attempt::bigint + 1 = $2 AND c.state <> 'leased' AND ($3 IS NULL OR c.queue = ANY ($3))
+             WHERE c.id = $1 AND c.attempt::bigint + 1 = $2 AND c.state <> 'leased' AND c.parents = 0
+               AND ($3 IS NULL OR c.queue = ANY ($3))
                FOR UPDATE SKIP LOCKED))
          RETURNING ",
         job_columns!()
@@ -312,10 +314,11 @@ static LEASE_ONE: Statement = Statement::by_index(
                  ORDER BY c.priority DESC, c.id LIMIT 1 FOR UPDATE SKIP LOCKED))
             RETURNING d.*)
          INSERT INTO pgq.job AS j (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
-                                   max_attempts, key, crashes, error, quarantined, group_key, flow)
+                                   max_attempts, key, crashes, error, quarantined, group_key, flow,
+                                   has_children)
          SELECT g.id, g.queue, g.task, g.args, g.priority, 'infinity', g.created_at, 'leased',
                 LEAST(g.attempt, 2147483646) + 1, g.failures, g.max_attempts, g.key, g.crashes, g.error, g.quarantined,
-                g.group_key, g.flow FROM gone AS g
+                g.group_key, g.flow, g.has_children FROM gone AS g
          RETURNING ",
         job_columns!()
     ),
@@ -371,6 +374,6 @@ pub struct Seen {
 /// Looks at a live job.
 pub fn look(id: i64) -> Result<Option<Seen>> {
     LOOK.row(&[Arg::Bigint(id)], |row| {
-        Ok(Seen { job: Job::read(row)?, own: row.is_own(18), error: row.get(19), holder: row.holder(20) })
+        Ok(Seen { job: Job::read(row)?, own: row.is_own(19), error: row.get(20), holder: row.holder(21) })
     })
 }

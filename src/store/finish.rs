@@ -14,7 +14,7 @@ use crate::pg::insert::Table;
 use crate::pg::scan::Field;
 use crate::pg::spi::{Arg, Type};
 use crate::store::row::Job;
-use crate::store::{key, numbers};
+use crate::store::{after, key, numbers};
 
 /// All columns, as they are in a row of it. Waits for nobody: the row of this id was deleted by this very transaction.
 static JOBS: Table = Table::new(
@@ -39,7 +39,7 @@ static JOBS: Table = Table::new(
         ("group_key", Type::Text),
         ("flow", Type::Bigint),
         ("parents", Type::Int),
-        ("token", Type::Int),
+        ("has_children", Type::Bool),
     ],
 );
 
@@ -123,7 +123,7 @@ pub fn put_back_all(jobs: &[(&Job, Return<'_>)]) -> Result<()> {
                 old(Field::GroupKey),
                 old(Field::Flow),
                 Arg::Int(job.parents),
-                Arg::Null,
+                Arg::Bool(job.has_children),
             ]);
         }
         Ok(())
@@ -237,5 +237,6 @@ pub fn keep_all(jobs: &[(&Job, End<'_>)]) -> Result<()> {
     for (job, end) in jobs {
         numbers::changed(&job.queue, Fact::kept(end.outcome), 1);
     }
-    Ok(())
+    // Of done ones, which are not always kept, tells whoever ran them.
+    after::ended(jobs.iter().map(|(job, end)| (*job, end.outcome)).filter(|end| end.1 != Outcome::Done))
 }

@@ -1,8 +1,10 @@
 //! Finished jobs: looking at them, bringing them back, throwing them away.
 
 use crate::engine::deltas::Fact;
+use crate::engine::names;
 use crate::engine::state::{Outcome, State};
 use crate::error::Result;
+use crate::pg::at_commit;
 use crate::pg::datum::Flat;
 use crate::pg::spi::{Arg, Statement, Type};
 use crate::store::{groups, numbers};
@@ -51,7 +53,10 @@ static RETRY: Statement = Statement::by_index(
         INSERT INTO pgq.job (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
                              max_attempts, key, crashes, error, quarantined, group_key, flow)
         SELECT g.id, g.queue, g.task, g.args, g.priority, $2, g.created_at, $3, g.attempt, 0,
-               g.max_attempts, NULL, 0, g.error, g.crashes > 0, g.group_key, g.flow FROM gone AS g)
+               g.max_attempts, NULL, 0, g.error, g.crashes > 0, g.group_key, g.flow FROM gone AS g),
+     told AS (
+        INSERT INTO pgq.ended (job, outcome, flow, n)
+        SELECT g.id, g.outcome, g.flow, -1 FROM gone AS g WHERE g.flow IS NOT NULL)
      SELECT g.queue, g.outcome FROM gone AS g",
     &[Type::Bigint, Type::Time, Type::Text],
 );
@@ -74,7 +79,9 @@ static REDRIVE: Statement = Statement::by_index(
             SELECT c.ctid FROM pgq.finished_job AS c
              WHERE c.queue = $1 AND c.outcome = 'dead'
              ORDER BY c.finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))
-        RETURNING f.*)
+        RETURNING f.*), told AS (
+        INSERT INTO pgq.ended (job, outcome, flow, n)
+        SELECT g.id, g.outcome, g.flow, -1 FROM gone AS g WHERE g.flow IS NOT NULL)
      INSERT INTO pgq.job (id, queue, task, args, priority, execute_at, created_at, state, attempt, failures,
                           max_attempts, key, crashes, error, quarantined, group_key, flow)
      SELECT g.id, g.queue, g.task, g.args, g.priority, $3, g.created_at, 'ready', g.attempt, 0,
@@ -105,12 +112,17 @@ pub fn purge(queue: &str, outcome: &str, before: i64) -> Result<usize> {
     Ok(purged)
 }
 
-/// No index serves it (it runs once for a purge): locks the rows it deletes, skips those a worker has.
+/// No index serves it (it runs once for a purge): locks the rows it deletes, skips those a worker has. Whoever waits
+/// for them is told as by a cancel.
 static PURGE_WAITING: Statement = Statement::new(
-    "DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
-        SELECT c.ctid FROM pgq.job AS c
-         WHERE c.queue = $1 AND c.state = $2 AND c.created_at <= $3 FOR UPDATE SKIP LOCKED))
-     RETURNING j.group_key",
+    "WITH gone AS (
+        DELETE FROM pgq.job AS j WHERE j.ctid = ANY (ARRAY(
+            SELECT c.ctid FROM pgq.job AS c
+             WHERE c.queue = $1 AND c.state = $2 AND c.created_at <= $3 FOR UPDATE SKIP LOCKED))
+        RETURNING j.*), told AS (
+        INSERT INTO pgq.ended (job, outcome, flow, n)
+        SELECT g.id, 'cancelled', g.flow, 1 FROM gone AS g WHERE g.has_children OR g.flow IS NOT NULL)
+     SELECT g.group_key FROM gone AS g",
     &[Type::Text, Type::Text, Type::Time],
 );
 
@@ -120,6 +132,7 @@ pub fn purge_waiting(queue: &str, state: State, before: i64) -> Result<usize> {
     let groups: Vec<Option<String>> = PURGE_WAITING.rows(&args, |row| Ok(row.get(1)))?;
     let purged = groups.len();
     groups.iter().flatten().for_each(|group| groups::left(queue, group, i64::MIN));
+    at_commit::call_at_commit(names::hash(queue));
     numbers::changed(queue, Fact::Live(state), -i64::try_from(purged).unwrap_or(i64::MAX));
     Ok(purged)
 }

@@ -6,11 +6,14 @@
 //! has is skipped, so nothing here waits for a running job. By ctid, because the plan of a look-up by id
 //! flips with the statistics of a table that is empty one minute and full the next.
 
+pub mod after;
 pub mod arming;
 pub mod changes;
 pub mod claim;
 pub mod counts;
 pub mod finish;
+pub mod flows;
+pub mod followup;
 pub mod groups;
 pub mod history;
 pub mod horizon;
@@ -27,6 +30,7 @@ pub mod rights;
 pub mod row;
 pub mod schedule;
 pub mod server;
+pub mod settle;
 
 #[cfg(any(test, feature = "pg_test"))]
 mod parking_tests;

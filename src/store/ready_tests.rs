@@ -66,7 +66,7 @@ mod tests {
         let job = ready::take("rd_large", None, 1, 0, &[]).expect("readable").remove(0);
         assert!(job.args.json_text().contains("0.0000001"));
         assert_eq!(job.key.as_deref(), Some("k"));
-        crate::store::finish::give_back(&[job]).expect("written");
+        crate::store::finish::give_back([&job].into_iter()).expect("written");
         assert_eq!(number("SELECT length(args ->> 'a') FROM pgq.job WHERE queue = 'rd_large' AND key = 'k'"), 300_000);
     }
 }

@@ -66,18 +66,21 @@ pub struct Registration<'a> {
     pub spans: [Option<Interval>; 3],
     /// concurrency, batch, max_attempts.
     pub numbers: [Option<i32>; 3],
+    /// on_done, on_dead.
+    pub queues: [Option<&'a str>; 2],
 }
 
 /// Locks the handler's row.
 static REGISTER: Statement = Statement::new(
     "INSERT INTO pgq.handler AS h (queue, task, function, shape, is_procedure, run_as, run_as_oid, timeout, backoff,
-                                   max_backoff, concurrency, batch, max_attempts)
-     VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.name, $7, $8, $9, $10, $11, $12, $13)
+                                   max_backoff, concurrency, batch, max_attempts, on_done, on_dead)
+     VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.name, $7, $8, $9, $10, $11, $12, $13, $14, $15)
      ON CONFLICT ON CONSTRAINT handler_queue_task_key DO UPDATE
         SET function = EXCLUDED.function, shape = EXCLUDED.shape, is_procedure = EXCLUDED.is_procedure,
             run_as = EXCLUDED.run_as, run_as_oid = EXCLUDED.run_as_oid, timeout = EXCLUDED.timeout,
             backoff = EXCLUDED.backoff, max_backoff = EXCLUDED.max_backoff, concurrency = EXCLUDED.concurrency,
             batch = EXCLUDED.batch, max_attempts = EXCLUDED.max_attempts,
+            on_done = EXCLUDED.on_done, on_dead = EXCLUDED.on_dead,
             registered_at = pg_catalog.clock_timestamp(),
             parked = NULL, parked_at = NULL, parked_until = NULL
      RETURNING h.id",
@@ -95,6 +98,8 @@ static REGISTER: Statement = Statement::new(
         Type::Int,
         Type::Int,
         Type::Int,
+        Type::Text,
+        Type::Text,
     ],
 );
 
@@ -114,6 +119,8 @@ pub fn register(r: &Registration<'_>) -> Result<()> {
         Arg::int(r.numbers[0]),
         Arg::int(r.numbers[1]),
         Arg::int(r.numbers[2]),
+        Arg::text(r.queues[0]),
+        Arg::text(r.queues[1]),
     ];
     match REGISTER.row(&args, |row| row.must(1))? {
         Some(handler) => arming::arm_one(handler),
@@ -224,9 +231,8 @@ pub fn function_owner(function: u32) -> Result<Option<(u32, bool)>> {
 /// Locks the queue's row.
 static CONFIGURE: Statement = Statement::new(
     "INSERT INTO pgq.queue_setting AS s (queue, max_attempts, backoff, max_backoff, keep_done, keep_dead, notify,
-            group_running, group_holds, max_running, rate, rate_interval, rate_burst, group_rate, group_interval,
-            group_burst, fair)
-     VALUES ($1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+            group_running, group_holds)
+     VALUES ($1, $3, $4, $5, $6, $7, $8, $9, $10)
      ON CONFLICT (queue) DO UPDATE
         SET max_attempts = CASE WHEN $2 THEN $3 ELSE COALESCE($3, s.max_attempts) END,
             backoff = CASE WHEN $2 THEN $4 ELSE COALESCE($4, s.backoff) END,
@@ -235,15 +241,7 @@ static CONFIGURE: Statement = Statement::new(
             keep_dead = CASE WHEN $2 THEN $7 ELSE COALESCE($7, s.keep_dead) END,
             notify = CASE WHEN $2 THEN $8 ELSE COALESCE($8, s.notify) END,
             group_running = CASE WHEN $2 THEN $9 ELSE COALESCE($9, s.group_running) END,
-            group_holds = CASE WHEN $2 THEN $10 ELSE COALESCE($10, s.group_holds) END,
-            max_running = CASE WHEN $2 THEN $11 ELSE COALESCE($11, s.max_running) END,
-            rate = CASE WHEN $2 THEN $12 ELSE COALESCE($12, s.rate) END,
-            rate_interval = CASE WHEN $2 THEN $13 ELSE COALESCE($13, s.rate_interval) END,
-            rate_burst = CASE WHEN $2 THEN $14 ELSE COALESCE($14, s.rate_burst) END,
-            group_rate = CASE WHEN $2 THEN $15 ELSE COALESCE($15, s.group_rate) END,
-            group_interval = CASE WHEN $2 THEN $16 ELSE COALESCE($16, s.group_interval) END,
-            group_burst = CASE WHEN $2 THEN $17 ELSE COALESCE($17, s.group_burst) END,
-            fair = CASE WHEN $2 THEN $18 ELSE COALESCE($18, s.fair) END
+            group_holds = CASE WHEN $2 THEN $10 ELSE COALESCE($10, s.group_holds) END
      RETURNING s",
     &[
         Type::Text,
@@ -256,27 +254,8 @@ static CONFIGURE: Statement = Statement::new(
         Type::Bool,
         Type::Int,
         Type::Bool,
-        Type::Int,
-        Type::Int,
-        Type::Interval,
-        Type::Int,
-        Type::Int,
-        Type::Interval,
-        Type::Int,
-        Type::Bool,
     ],
 );
-
-/// How many jobs may begin in each interval.
-#[derive(Default)]
-pub struct Rate {
-    /// So many.
-    pub jobs: Option<i32>,
-    /// In so long.
-    pub interval: Option<Interval>,
-    /// And so many more after a pause.
-    pub burst: Option<i32>,
-}
 
 /// What configure sets.
 pub struct Configuration<'a> {
@@ -294,17 +273,10 @@ pub struct Configuration<'a> {
     pub group_running: Option<i32>,
     /// group_holds
     pub group_holds: Option<bool>,
-    /// max_running
-    pub max_running: Option<i32>,
-    /// Of the queue, and of each of its groups.
-    pub rates: [Rate; 2],
-    /// fair
-    pub fair: Option<bool>,
 }
 
 /// Stores a queue's settings; the row.
 pub fn configure(c: &Configuration<'_>) -> Result<Option<Flat>> {
-    let [rate, group_rate] = &c.rates;
     let args = [
         Arg::Text(c.queue),
         Arg::Bool(c.reset),
@@ -316,14 +288,6 @@ pub fn configure(c: &Configuration<'_>) -> Result<Option<Flat>> {
         Arg::bool(c.notify),
         Arg::int(c.group_running),
         Arg::bool(c.group_holds),
-        Arg::int(c.max_running),
-        Arg::int(rate.jobs),
-        Arg::interval(rate.interval),
-        Arg::int(rate.burst),
-        Arg::int(group_rate.jobs),
-        Arg::interval(group_rate.interval),
-        Arg::int(group_rate.burst),
-        Arg::bool(c.fair),
     ];
     CONFIGURE.row(&args, |row| row.must(1))
 }
@@ -362,8 +326,9 @@ pub fn resume(queue: Option<&str>) -> Result<Vec<String>> {
 static SETTING: Statement = Statement::new(
     "SELECT s.max_attempts, (EXTRACT(epoch FROM s.backoff) * 1000000)::bigint,
             (EXTRACT(epoch FROM s.max_backoff) * 1000000)::bigint,
-            (EXTRACT(epoch FROM s.keep_done) * 1000000)::bigint, s.paused
-       FROM pgq.queue_setting AS s WHERE s.queue = $1",
+            (EXTRACT(epoch FROM s.keep_done) * 1000000)::bigint, COALESCE(s.paused, false),
+            EXISTS (SELECT FROM pgq.handler AS h WHERE h.queue = $1 AND h.on_done IS NOT NULL)
+       FROM (VALUES ($1)) AS q (queue) LEFT JOIN pgq.queue_setting AS s ON s.queue = q.queue",
     &[Type::Text],
 );
 
@@ -376,6 +341,8 @@ pub struct QueueSetting {
     pub keep_done: Option<crate::engine::time::Span>,
     /// Is it paused?
     pub paused: bool,
+    /// Has a handler of it on_done?
+    pub tells: bool,
 }
 
 /// A queue's settings; all empty when it has none.
@@ -390,6 +357,7 @@ pub fn setting(queue: &str) -> Result<QueueSetting> {
             },
             keep_done: row.get(4).map(Span),
             paused: row.must(5)?,
+            tells: row.must(6)?,
         })
     })?;
     Ok(found.unwrap_or_default())
@@ -413,7 +381,9 @@ static COMMAND: Statement = Statement::new(
               || COALESCE(', batch => ' || h.batch, '')
               || COALESCE(', max_attempts => ' || h.max_attempts, '')
               || COALESCE(', backoff => ' || pg_catalog.quote_literal(h.backoff), '')
-              || COALESCE(', max_backoff => ' || pg_catalog.quote_literal(h.max_backoff), '') || ');'
+              || COALESCE(', max_backoff => ' || pg_catalog.quote_literal(h.max_backoff), '')
+              || COALESCE(', on_done => ' || pg_catalog.quote_literal(h.on_done), '')
+              || COALESCE(', on_dead => ' || pg_catalog.quote_literal(h.on_dead), '') || ');'
        FROM pgq.handler AS h WHERE h.id = $1",
     &[Type::Int, Type::Text],
 );

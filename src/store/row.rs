@@ -51,13 +51,15 @@ pub struct Job {
     pub flow: Option<i64>,
     /// Jobs that it comes after, and that have not ended.
     pub parents: i32,
+    /// Does some job come after it, so that its end must be told?
+    pub has_children: bool,
 }
 
 /// The columns that `Job::read` expects from a statement, in order.
 macro_rules! job_columns {
     () => {
         "j.id, j.queue, j.task, j.attempt, j.failures, j.max_attempts, j.priority, j.state, j.args, j, j.key, j.execute_at,
-         j.crashes, j.quarantined, j.group_key, j.flow, j.parents"
+         j.crashes, j.quarantined, j.group_key, j.flow, j.parents, j.has_children"
     };
 }
 pub(crate) use job_columns;
@@ -84,6 +86,7 @@ impl Job {
             group: row.get(15),
             flow: row.get(16),
             parents: row.must(17)?,
+            has_children: row.must(18)?,
         })
     }
 
@@ -107,6 +110,7 @@ impl Job {
             group: row.get(Field::GroupKey),
             flow: row.get(Field::Flow),
             parents: 0,
+            has_children: row.must(Field::HasChildren)?,
         })
     }
 
@@ -216,6 +220,8 @@ pub struct Handler {
     pub parked_until: Option<Micros>,
     /// The name of its role when it was registered.
     pub run_as: String,
+    /// Queue into which a job is put for each of its jobs that is done.
+    pub on_done: Option<String>,
     /// Did it come with a copy of a database, and nobody has armed it?
     pub is_held: bool,
     /// Jobs that may run now, counted up to a bound; only where the statement counts.
@@ -231,7 +237,8 @@ macro_rules! handler_columns {
          (EXTRACT(epoch FROM h.max_backoff) * 1000000)::bigint,
          s.max_attempts, (EXTRACT(epoch FROM s.backoff) * 1000000)::bigint,
          (EXTRACT(epoch FROM s.max_backoff) * 1000000)::bigint,
-         (EXTRACT(epoch FROM s.keep_done) * 1000000)::bigint, h.parked, h.parked_until, h.run_as::pg_catalog.text"
+         (EXTRACT(epoch FROM s.keep_done) * 1000000)::bigint, h.parked, h.parked_until, h.run_as::pg_catalog.text,
+         h.on_done"
     };
 }
 pub(crate) use handler_columns;
@@ -276,8 +283,9 @@ impl Handler {
             parked: row.get(19),
             parked_until: row.get(20).map(Micros),
             run_as: row.must(21)?,
-            is_held: row.must(22)?,
-            ready: row.get(23).unwrap_or(0),
+            on_done: row.get(22),
+            is_held: row.must(23)?,
+            ready: row.get(24).unwrap_or(0),
         })
     }
 }

@@ -21,12 +21,12 @@ use crate::pg::function::{Callable, Input, Shape};
 use crate::pg::xact::Caught;
 use crate::pg::{at_commit, clock, extension, hooks, log, shmem, timeout, xact};
 use crate::settings;
-use crate::store::claim;
 use crate::store::finish::{self, End};
 use crate::store::groups;
 use crate::store::numbers;
 use crate::store::ready;
 use crate::store::row::{Handler, Job};
+use crate::store::{after, claim, followup};
 
 /// Jobs in company may hold each other up for so many batch times, counted from the claim; then the transaction
 /// rolls back. design.md says 10; 8 leaves time for the others to be picked up within that.
@@ -356,11 +356,13 @@ impl Worker {
         }
         let row = (batch.shape == Shape::Job).then(|| job.claimed_row());
         let input = Input { id: job.id, args: &job.args, job: row.as_ref() };
-        let result = self.scratch.within(|| callable.call(&input, batch.keep));
+        let result = self.scratch.within(|| callable.call(&input, batch.keep || batch.handler.on_done.is_some()));
         hooks::at("after handler");
         self.accept(job)?;
         let took = run.since(began);
         Self::keep(batch, job, result.as_ref())?;
+        after::done(job)?;
+        followup::done(batch.handler.on_done.as_deref(), std::iter::once(job), result.as_ref())?;
         observe::log::job_done(job.id, &job.queue, job.current_attempt(), took);
         batch.progress.borrow_mut().runs.push((took, true));
         Ok(())

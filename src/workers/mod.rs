@@ -4,6 +4,7 @@ pub mod batch;
 mod blame;
 mod count;
 mod deaths;
+mod ends;
 pub mod executor;
 mod hands;
 mod journal;

@@ -19,7 +19,7 @@ use crate::store::claim;
 use crate::store::finish::{self, End};
 use crate::store::ready;
 use crate::store::row::{Handler, Job};
-use crate::store::{groups, numbers};
+use crate::store::{after, followup, groups, numbers};
 
 /// How often the end of a run is tried to be recorded when that fails with an error.
 const RECORDINGS: u32 = 5;
@@ -159,6 +159,8 @@ impl Worker {
                         let end = End { outcome: Outcome::Done, attempt, failures, result: None, error: None };
                         finish::keep(&held, &end)?;
                     }
+                    after::done(&held)?;
+                    followup::done(handler.on_done.as_deref(), std::iter::once(&held), None)?;
                     observe::log::job_done(job.id, &job.queue, held.attempt, took);
                 }
                 Err(_) if cancelled => Self::cancel(&held)?,

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use super::count::Counting;
 use super::deaths::Watch;
+use super::ends::Ends;
 use super::missed::Missed;
 use super::parking::Parking;
 use super::quarantine::{self, Dead};
@@ -26,7 +27,7 @@ use crate::pg::{activity, bgworker, clock, database, extension, guc, hooks, latc
 use crate::settings;
 use crate::store::intruders::{self, Wanted};
 use crate::store::row::Handler;
-use crate::store::{self, counts, groups, history, promote, registry, schedule};
+use crate::store::{self, counts, flows, groups, history, promote, registry, schedule};
 
 /// The most rows one statement promotes, ends or prunes.
 const PORTION: i64 = 1_000;
@@ -62,6 +63,7 @@ pub(super) struct Scheduler {
     trouble: Option<String>,
     pub(super) parking: Parking,
     missed: Missed,
+    ends: Ends,
     counting: Counting,
 }
 
@@ -104,6 +106,7 @@ pub fn run(argument: i32) {
         trouble: None,
         parking: Parking::default(),
         missed: Missed::default(),
+        ends: Ends::default(),
         counting: Counting::default(),
     };
     scheduler.parking.adopt(shared, oid);
@@ -387,6 +390,8 @@ impl Scheduler {
                 queues.extend(promote::give_back(id, now)?);
             }
         }
+        let ends = self.ends.look(now, PORTION)?;
+        queues.extend(ends.queues);
         groups::pass_on()?;
         hooks::at("promoted");
         self.watch_prepared()?;
@@ -395,15 +400,16 @@ impl Scheduler {
             self.pruned = Some(now);
             let before = |keep: Span| now.0.saturating_sub(keep.0);
             history::prune(before(settings::keep_done()), before(settings::keep_dead()), PORTION * 10)?;
+            flows::prune(before(settings::keep_dead()), PORTION * 10)?;
         }
         self.entry.quarantine.store(store::quarantine::any()?.into(), SeqCst);
         self.missed.look(now)?;
         let (handlers, again) = self.parking.admit(registry::handlers(0, BOUND)?, self.shared, self.oid);
-        let next_due = [promote::next_due()?, again].into_iter().flatten().min();
+        let next_due = [promote::next_due()?, again, ends.back].into_iter().flatten().min();
         let (next_run, waits) = schedule::next_due(now)?;
         let soon = waits.then(|| now.after(schedules::WAIT));
         let next_due = [next_due, soon].into_iter().flatten().min();
-        Ok(Seen { handlers, next_due, next_run, more })
+        Ok(Seen { handlers, next_due, next_run, more: more || ends.more })
     }
 
     /// COMMIT PREPARED tells nobody: while this database has prepared transactions, and once after, every queue

@@ -17,7 +17,7 @@ use crate::engine::deltas::Fact;
 use crate::engine::names;
 use crate::engine::pace::Plan;
 use crate::engine::sets::{fitting, MAX_SET};
-use crate::engine::state::is_passing;
+use crate::engine::state::{is_passing, Outcome};
 use crate::engine::time::{Micros, Span};
 use crate::observe;
 use crate::pg::datum::Flat;
@@ -26,7 +26,7 @@ use crate::pg::xact::Caught;
 use crate::pg::{activity, at_commit, clock, extension, hooks, timeout, xact};
 use crate::settings;
 use crate::store::row::{current, Handler, Job};
-use crate::store::{claim, finish, groups, numbers, ready};
+use crate::store::{after, claim, finish, followup, groups, numbers, ready};
 
 /// Which jobs a set is made of.
 enum Wanted {
@@ -166,6 +166,8 @@ impl Worker {
         if batch.keep {
             finish::keep_set(&batch.handler.queue, &rows)?;
         }
+        after::ended(jobs.iter().map(|job| (job, Outcome::Done)))?;
+        followup::done(batch.handler.on_done.as_deref(), jobs.iter(), None)?;
         let took = Micros(clock::now()).since(Micros(began));
         for job in jobs {
             observe::log::job_done(job.id, &job.queue, job.current_attempt(), took);
