@@ -240,33 +240,33 @@ BEGIN
         delay interval DEFAULT NULL, task text DEFAULT NULL, key text DEFAULT NULL, on_conflict text DEFAULT 'keep',
         max_attempts integer DEFAULT NULL, group_key text DEFAULT NULL, after bigint[] DEFAULT NULL,
         after_failure text DEFAULT 'cancel', flow bigint DEFAULT NULL)
-    RETURNS bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'put_wrapper';
+    RETURNS bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'put_job_wrapper';
 
     CREATE FUNCTION pgq.bulk_put(
         queue text, jobs jsonb DEFAULT NULL, args jsonb[] DEFAULT NULL, priority integer DEFAULT 0,
         execute_at timestamptz DEFAULT NULL, delay interval DEFAULT NULL, task text DEFAULT NULL,
         group_key text DEFAULT NULL, after bigint[] DEFAULT NULL, after_failure text DEFAULT 'cancel',
         flow bigint DEFAULT NULL)
-    RETURNS SETOF bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bulk_put_wrapper';
+    RETURNS SETOF bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bulk_put_jobs_wrapper';
 
     CREATE FUNCTION pgq.configure(
         queue text, max_attempts integer DEFAULT NULL, backoff interval DEFAULT NULL, max_backoff interval DEFAULT NULL,
         keep_done interval DEFAULT NULL, keep_dead interval DEFAULT NULL, notify boolean DEFAULT NULL,
         reset boolean DEFAULT false, group_running integer DEFAULT NULL, group_holds boolean DEFAULT NULL)
-    RETURNS pgq.queue_setting LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'configure_wrapper';
+    RETURNS pgq.queue_setting LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'configure_queue_wrapper';
 
     CREATE FUNCTION pgq.register(
         queue text, handler text, task text DEFAULT NULL, run_as name DEFAULT CURRENT_USER,
         timeout interval DEFAULT NULL, concurrency integer DEFAULT NULL, batch integer DEFAULT NULL,
         max_attempts integer DEFAULT NULL, backoff interval DEFAULT NULL, max_backoff interval DEFAULT NULL,
         on_done text DEFAULT NULL, on_dead text DEFAULT NULL)
-    RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'register_wrapper';
+    RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'register_handler_wrapper';
 
     CREATE FUNCTION pgq.stats(queue text DEFAULT NULL)
     RETURNS TABLE (queue text, ready bigint, scheduled bigint, leased bigint, running bigint, dead bigint,
         oldest_ready interval, done_total bigint, failed_total bigint, since timestamptz, workers bigint,
         paused boolean, parked text, handlers bigint, waiting bigint)
-    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'stats_wrapper';
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'queue_stats_wrapper';
 
     -- They belong to whoever types the upgrade, but everything of pgq must belong to who created the extension.
     SELECT r.rolname INTO STRICT owner
@@ -291,7 +291,10 @@ BEGIN
         EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO %I', made.name, owner);
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', made.name);
     END LOOP;
-    -- Last, as the tables are ours by now.
+    REVOKE ALL ON SEQUENCE pgq.flow_state_id_seq FROM PUBLIC;
+    REVOKE ALL ON TABLE pgq.schedule, pgq.armed_schedule, pgq.dependency, pgq.ended, pgq.flow_state, pgq.schedules, pgq.flows FROM PUBLIC;
+    REVOKE ALL ON TYPE pgq.schedule, pgq.armed_schedule, pgq.dependency, pgq.ended, pgq.flow_state, pgq.schedules, pgq.flows FROM PUBLIC;
+    -- Last: what a script grants or revokes afterwards would make all of it part of the extension.
     PERFORM pgq.regrant(COALESCE(functions, '{}'), COALESCE(roles, '{}'), COALESCE(options, '{}'));
 END
 $upgrade$;
@@ -497,7 +500,3 @@ COMMENT ON FUNCTION pgq.stats(text) IS
 $$Shows how many jobs a queue has, or each queue. Costs the number of queues, not of jobs.
 Returns for each queue its ready, scheduled, leased and dead jobs, those that executors run now (until the commit also counted as ready or leased), the age of the oldest ready one, the jobs done and failed since the time in since, its executors, whether it is paused, why handlers are parked, how many handlers it has, and its jobs that wait for other jobs.
 Example: SELECT queue, ready, running, dead FROM pgq.stats();$$;
-
-REVOKE ALL ON SEQUENCE pgq.flow_state_id_seq FROM PUBLIC;
-REVOKE ALL ON TABLE pgq.schedule, pgq.armed_schedule, pgq.dependency, pgq.ended, pgq.flow_state, pgq.schedules, pgq.flows FROM PUBLIC;
-REVOKE ALL ON TYPE pgq.schedule, pgq.armed_schedule, pgq.dependency, pgq.ended, pgq.flow_state, pgq.schedules, pgq.flows FROM PUBLIC;

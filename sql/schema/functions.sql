@@ -5,14 +5,14 @@ CREATE FUNCTION pgq.put(
     delay interval DEFAULT NULL, task text DEFAULT NULL, key text DEFAULT NULL, on_conflict text DEFAULT 'keep',
     max_attempts integer DEFAULT NULL, group_key text DEFAULT NULL, after bigint[] DEFAULT NULL,
     after_failure text DEFAULT 'cancel', flow bigint DEFAULT NULL)
-RETURNS bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'put_wrapper';
+RETURNS bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'put_job_wrapper';
 
 CREATE FUNCTION pgq.bulk_put(
     queue text, jobs jsonb DEFAULT NULL, args jsonb[] DEFAULT NULL, priority integer DEFAULT 0,
     execute_at timestamptz DEFAULT NULL, delay interval DEFAULT NULL, task text DEFAULT NULL,
     group_key text DEFAULT NULL, after bigint[] DEFAULT NULL, after_failure text DEFAULT 'cancel',
     flow bigint DEFAULT NULL)
-RETURNS SETOF bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bulk_put_wrapper';
+RETURNS SETOF bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bulk_put_jobs_wrapper';
 
 CREATE FUNCTION pgq.flow(
     name text DEFAULT NULL, on_finished text DEFAULT NULL, on_succeeded text DEFAULT NULL, on_dead text DEFAULT NULL)
@@ -45,7 +45,7 @@ CREATE FUNCTION pgq.register(
     timeout interval DEFAULT NULL, concurrency integer DEFAULT NULL, batch integer DEFAULT NULL,
     max_attempts integer DEFAULT NULL, backoff interval DEFAULT NULL, max_backoff interval DEFAULT NULL,
     on_done text DEFAULT NULL, on_dead text DEFAULT NULL)
-RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'register_wrapper';
+RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'register_handler_wrapper';
 
 CREATE FUNCTION pgq.unregister(queue text, task text DEFAULT NULL)
 RETURNS boolean LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'unregister_wrapper';
@@ -54,7 +54,7 @@ CREATE FUNCTION pgq.configure(
     queue text, max_attempts integer DEFAULT NULL, backoff interval DEFAULT NULL, max_backoff interval DEFAULT NULL,
     keep_done interval DEFAULT NULL, keep_dead interval DEFAULT NULL, notify boolean DEFAULT NULL,
     reset boolean DEFAULT false, group_running integer DEFAULT NULL, group_holds boolean DEFAULT NULL)
-RETURNS pgq.queue_setting LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'configure_wrapper';
+RETURNS pgq.queue_setting LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'configure_queue_wrapper';
 
 CREATE FUNCTION pgq.pause(queue text DEFAULT NULL)
 RETURNS bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'pause_wrapper';
@@ -125,7 +125,7 @@ CREATE FUNCTION pgq.stats(queue text DEFAULT NULL)
 RETURNS TABLE (queue text, ready bigint, scheduled bigint, leased bigint, running bigint, dead bigint,
     oldest_ready interval, done_total bigint, failed_total bigint, since timestamptz, workers bigint,
     paused boolean, parked text, handlers bigint, waiting bigint)
-LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'stats_wrapper';
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'queue_stats_wrapper';
 
 CREATE FUNCTION pgq.current_job()
 RETURNS pgq.job LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'current_job_wrapper';

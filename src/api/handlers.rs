@@ -20,7 +20,7 @@ use crate::store::registry::{self, Configuration, Function, Registration};
 
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
-fn register(
+fn register_handler(
     queue: Option<Text>,
     handler: Option<Text>,
     task: Option<Text>,
@@ -206,7 +206,7 @@ fn arm() -> std::result::Result<bool, ErrorReport> {
 
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
-fn configure(
+fn configure_queue(
     queue: Option<Text>,
     max_attempts: Option<i32>,
     backoff: Option<Interval>,

@@ -248,14 +248,14 @@ mod tests {
 
     #[pg_test]
     fn configure_leaves_what_is_null_and_returns_the_row() {
-        assert_eq!(rows("SELECT * FROM pgq.configure('conf_null')"), ["(conf_null,,,,,,,f)"]);
+        assert_eq!(rows("SELECT * FROM pgq.configure('conf_null')"), ["(conf_null,,,,,,,f,,)"]);
         assert_eq!(
             rows("SELECT * FROM pgq.configure('conf_null', 7, '2 s', '1 min', '1 h', '2 h', true)"),
-            ["(conf_null,7,00:00:02,00:01:00,01:00:00,02:00:00,t,f)"]
+            ["(conf_null,7,00:00:02,00:01:00,01:00:00,02:00:00,t,f,,)"]
         );
         assert_eq!(
             rows("SELECT * FROM pgq.configure('conf_null', backoff => '3 s', notify => false)"),
-            ["(conf_null,7,00:00:03,00:01:00,01:00:00,02:00:00,f,f)"]
+            ["(conf_null,7,00:00:03,00:01:00,01:00:00,02:00:00,f,f,,)"]
         );
         assert_eq!(number("SELECT count(*) FROM pgq.queue_setting WHERE queue = 'conf_null'"), 1);
     }
@@ -265,7 +265,7 @@ mod tests {
         run("SELECT pgq.configure('conf_reset', 7, '2 s', '1 min', '1 h', '2 h', true), pgq.pause('conf_reset')");
         assert_eq!(
             rows("SELECT * FROM pgq.configure('conf_reset', keep_done => '1 s', reset => true)"),
-            ["(conf_reset,,,,00:00:01,,,t)"]
+            ["(conf_reset,,,,00:00:01,,,t,,)"]
         );
     }
 
@@ -274,6 +274,7 @@ mod tests {
         refused("SELECT pgq.configure(NULL)", "22004");
         refused("SELECT pgq.configure('a b')", "22023");
         refused("SELECT pgq.configure('conf_wrong', max_attempts => 0)", "22023");
+        refused("SELECT pgq.configure('conf_wrong', group_running => 0)", "22023");
         for span in ["backoff", "max_backoff", "keep_done", "keep_dead"] {
             refused(&format!("SELECT pgq.configure('conf_wrong', {span} => '-1 s')"), "22023");
         }

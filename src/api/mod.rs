@@ -5,6 +5,7 @@ mod changes;
 mod check;
 mod claim;
 mod doctor;
+mod earlier;
 mod flows;
 mod handlers;
 mod manage;

@@ -48,7 +48,7 @@ const MAX_KEY: usize = 1_000;
 
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
-fn put(
+fn put_job(
     queue: Option<Text>,
     args: Option<Flat>,
     priority: Option<i32>,
@@ -211,7 +211,7 @@ fn given<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<&'de 
 
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
-fn bulk_put(
+fn bulk_put_jobs(
     queue: Option<Text>,
     jobs: Option<Flat>,
     args: Option<Elements<'_>>,

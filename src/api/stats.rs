@@ -23,7 +23,7 @@ fn moment(micros: i64) -> Option<TimestampWithTimeZone> {
 
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
-fn stats(
+fn queue_stats(
     queue: Option<Text>,
 ) -> std::result::Result<
     TableIterator<

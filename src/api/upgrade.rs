@@ -3,11 +3,12 @@
 use pgrx::prelude::*;
 
 use super::check;
+use crate::engine::names;
 use crate::error::{Error, Result};
-use crate::pg::extension;
 use crate::pg::grant::{self, Kind};
 use crate::pg::report::ErrorReport;
 use crate::pg::user::Oid;
+use crate::pg::{at_commit, extension};
 use crate::store::rights;
 
 /// Gives back what was granted on functions that a script has made anew, and to everybody what grant_usage gives along
@@ -27,5 +28,8 @@ fn regrant(
         Ok(())
     };
     let misused = || Error::state("pgq.regrant is for upgrade scripts only", "ALTER EXTENSION pgq UPDATE;");
-    Ok(extension::after_script(all).ok_or_else(misused)??)
+    extension::after_script(all).ok_or_else(misused)??;
+    // Jobs that waited for the upgrade run on when it is committed.
+    at_commit::touch(names::hash("pgq.start"));
+    Ok(())
 }

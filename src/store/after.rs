@@ -81,7 +81,7 @@ pub fn hold(ids: &[i64]) -> Result<Vec<Parent>> {
     for (id, queue, state) in &held {
         // Whoever walks along the ready jobs until our commit passes them by.
         if state == State::Ready.word() {
-            at_commit::give_back(names::hash(queue), *id);
+            at_commit::holds(names::hash(queue), *id);
         }
     }
     let place = |id: &i64| held.binary_search_by_key(id, |h| h.0);
