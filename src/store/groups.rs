@@ -377,16 +377,17 @@ fn promote(queue: &str, open: &[Open]) -> Result<Vec<(i64, String)>> {
 /// Index: job_waiting_idx, one entry for each group that waits; locks nothing.
 static WAITING_GROUPS: Statement = Statement::by_index(
     "WITH RECURSIVE walk AS (
-        (SELECT j.queue, j.group_key, j.id FROM pgq.job AS j
+        (SELECT j.queue, j.group_key, j.id, j.parents FROM pgq.job AS j
           WHERE j.state = 'waiting' AND j.group_key IS NOT NULL ORDER BY j.queue, j.group_key, j.id LIMIT 1)
         UNION ALL
-        SELECT n.queue, n.group_key, n.id FROM walk AS w,
-               LATERAL (SELECT j.queue, j.group_key, j.id FROM pgq.job AS j
+        SELECT n.queue, n.group_key, n.id, n.parents FROM walk AS w,
+               LATERAL (SELECT j.queue, j.group_key, j.id, j.parents FROM pgq.job AS j
                          WHERE j.state = 'waiting' AND j.group_key IS NOT NULL
                            AND (j.queue, j.group_key) > (w.queue, w.group_key)
                          ORDER BY j.queue, j.group_key, j.id LIMIT 1) AS n)
      SELECT w.queue, w.group_key, w.id FROM walk AS w
-      WHERE NOT EXISTS (SELECT FROM pgq.job AS h
+      WHERE w.parents = 0
+        AND NOT EXISTS (SELECT FROM pgq.job AS h
                          WHERE h.queue = w.queue AND h.group_key = w.group_key AND h.group_key IS NOT NULL
                            AND h.state <> 'waiting' AND h.id < w.id)
       LIMIT $1",

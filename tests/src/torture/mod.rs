@@ -51,6 +51,7 @@ mod t57_fuzz;
 mod t59_hands;
 mod t61_canaries;
 mod t64_schedules;
+mod t65_groups;
 
 /// One part of the plan.
 #[derive(Debug)]
@@ -116,6 +117,7 @@ pub fn parts() -> Vec<&'static Part> {
         t59_hands::PARTS,
         t61_canaries::PARTS,
         t64_schedules::PARTS,
+        t65_groups::PARTS,
     ];
     let mut parts: Vec<&Part> = families.iter().flat_map(|family| family.iter()).collect();
     parts.sort_by_key(|part| part.id);
