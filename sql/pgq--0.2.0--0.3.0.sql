@@ -34,6 +34,13 @@ BEGIN
 END
 $$;
 
+-- And its workers would not know of groups. Those of a server that has it not in memory come back with the new one; their
+-- jobs are there again.
+SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity AS a
+ WHERE a.backend_type OPERATOR(pg_catalog.=) 'pgq launcher'
+    OR (a.backend_type OPERATOR(pg_catalog.=) ANY (ARRAY['pgq scheduler', 'pgq executor'])
+        AND a.datname OPERATOR(pg_catalog.=) pg_catalog.current_database());
+
 ALTER TABLE pgq.job
     ADD COLUMN group_key text COLLATE "C", ADD COLUMN flow bigint, ADD COLUMN parents integer NOT NULL DEFAULT 0,
     ADD COLUMN has_children boolean NOT NULL DEFAULT false, DROP CONSTRAINT job_state_check,

@@ -45,7 +45,7 @@ fn version(client: &mut Client) -> String {
 }
 
 #[test]
-fn a_preloaded_library_refuses_the_upgrade_until_the_restart_and_the_new_one_serves_what_it_finds() {
+fn a_preloaded_library_refuses_the_upgrade_until_the_restart_and_the_new_one_waits_for_it() {
     let installation = released();
     let server = Server::builder().of(&installation).preload(true).start();
     let mut client = shop(&server);
@@ -59,7 +59,8 @@ fn a_preloaded_library_refuses_the_upgrade_until_the_restart_and_the_new_one_ser
     server.restart(Stop::Fast);
     let mut client = server.connect("shop");
     assert_eq!(one::<String>(&mut client, "SELECT pgq.version()"), OWN);
-    runs(&mut client);
+    let error = client.batch_execute("SELECT pgq.put('quick')").expect_err("not upgraded yet");
+    assert_eq!(error.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE), "{error:?}");
     run(&mut client, "ALTER EXTENSION pgq UPDATE");
     assert_eq!(version(&mut client), OWN);
     runs(&mut client);
@@ -67,29 +68,29 @@ fn a_preloaded_library_refuses_the_upgrade_until_the_restart_and_the_new_one_ser
 
 /// Not preloaded, each session has the library of the day it first called pgq.
 #[test]
-fn a_session_with_the_library_of_before_goes_on_and_what_it_registers_is_held() {
+fn a_session_with_the_library_of_before_must_reconnect_and_its_workers_are_replaced() {
     let installation = released();
     let server = Server::builder().of(&installation).start();
     let mut old = shop(&server);
-    run(&mut old, "ALTER SYSTEM SET pgq.idle_timeout = '1 s'");
-    run(&mut old, "SELECT pg_reload_conf()");
     runs(&mut old);
+    let workers = server.worker_pids(None);
+    assert!(!workers.is_empty());
     installation.replace_library(&library());
     let mut new = server.connect("shop");
     assert_eq!(one::<String>(&mut new, "SELECT pgq.version()"), OWN);
     run(&mut new, "ALTER EXTENSION pgq UPDATE");
-    runs(&mut old);
     runs(&mut new);
-    run(&mut old, "SELECT pgq.register('later', 'note')");
-    assert_eq!(count(&mut new, "pgq.doctor() WHERE check_name = 'restored copy' AND NOT ok"), 1);
-    assert!(one::<bool>(&mut new, "SELECT pgq.arm()"));
-    run(&mut old, "SELECT pgq.put('later')");
-    wait_until(PATIENCE, "its job", || count(&mut new, "pgq.job") == 0);
+    let error = old.batch_execute("SELECT pgq.put('quick')").expect_err("not in the library in memory");
+    assert_eq!(error.code(), Some(&SqlState::UNDEFINED_FUNCTION), "{error:?}");
+    runs(&mut server.connect("shop"));
+    wait_until(PATIENCE, "the old workers to be gone", || {
+        server.worker_pids(None).iter().all(|pid| !workers.contains(pid))
+    });
 }
 
-/// Until the processes of the old library have left, both serve: neither takes what the other runs for abandoned.
+/// A procedure of the library of before is waited for: the new one would take it for abandoned.
 #[test]
-fn workers_of_the_library_of_before_are_not_taken_for_dead() {
+fn an_upgrade_is_refused_while_a_procedure_runs() {
     let installation = released();
     let server = Server::builder().of(&installation).start();
     let mut old = shop(&server);
@@ -104,10 +105,10 @@ fn workers_of_the_library_of_before_are_not_taken_for_dead() {
     wait_until(PATIENCE, "the procedure to begin", || count(&mut old, "began") == 1);
     installation.replace_library(&library());
     let mut new = server.connect("shop");
-    runs(&mut new);
+    let refused = new.batch_execute("ALTER EXTENSION pgq UPDATE").expect_err("it runs");
+    assert_eq!(refused.code(), Some(&SqlState::OBJECT_IN_USE), "{refused:?}");
+    wait_until(PATIENCE, "the procedure to end", || count(&mut new, "pgq.job") == 0);
     run(&mut new, "ALTER EXTENSION pgq UPDATE");
     runs(&mut new);
-    assert_eq!(count(&mut new, "ledger"), 2, "the procedure ended too early to show anything");
-    wait_until(PATIENCE, "the procedure to end", || count(&mut new, "pgq.job") == 0);
-    assert_eq!((count(&mut new, "ledger"), count(&mut new, "began")), (3, 1));
+    assert_eq!((count(&mut new, "ledger"), count(&mut new, "began")), (2, 1));
 }
