@@ -66,7 +66,7 @@ fn nobody_takes_what_a_claim_has_looked_at() {
     let claim = thread::spawn(move || {
         run(&mut other, "SET application_name = 'held'");
         let rows = other
-            .query(&statement("CLAIM"), &[&"q", &None::<Vec<String>>, &2_i64])
+            .query(&statement("CLAIM"), &[&"q", &None::<Vec<String>>, &2_i64, &Vec::<i64>::new()])
             .unwrap_or_else(|error| panic!("{error:?}"));
         rows.iter().map(|row| row.get(0)).collect::<Vec<i64>>()
     });
