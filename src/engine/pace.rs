@@ -41,7 +41,7 @@ pub struct Pace {
     average_us: i64,
     /// The size of the largest transaction of late: the next is at most four times as large.
     last: usize,
-    /// How many had begun when the time of a transaction was over; twice as many after each that had time left.
+    /// How many a transaction had come to when its time was over; twice as many after each that had time left.
     fits: usize,
 }
 
@@ -103,9 +103,9 @@ impl Pace {
         self.last = self.last.max(jobs);
     }
 
-    /// Of the jobs of a transaction so many had begun when it ended.
-    pub fn began(&mut self, begun: usize, claimed: usize) {
-        self.fits = if begun < claimed { begun } else { self.fits.max(begun).saturating_mul(2).min(MAX_BATCH) };
+    /// The time of a transaction sufficed for so many of its jobs.
+    pub fn reached(&mut self, reached: usize, claimed: usize) {
+        self.fits = if reached < claimed { reached } else { self.fits.max(reached).saturating_mul(2).min(MAX_BATCH) };
     }
 
     /// A shared transaction had to be given up because one of its jobs would not end.

@@ -47,6 +47,8 @@ pub(super) struct Progress {
     runs: Vec<(Span, bool)>,
     /// Savepoints that were released.
     savepoints: usize,
+    /// Jobs that its time sufficed for, with those that went back because one before them failed.
+    reached: usize,
     /// Has one of them a group? Then there may be others to take.
     ordered: bool,
 }
@@ -239,6 +241,7 @@ impl Worker {
                 held.extend(run.failed.borrow().iter().filter_map(|failed| failed.holds().map(Into::into)));
             }
         }
+        batch.progress.borrow_mut().reached = n;
         let begun = n - back.len();
         back.extend(&jobs[n..]);
         if let Some(first) = back.iter().map(|job| job.id).min() {
@@ -401,7 +404,7 @@ impl Worker {
             }
         }
         pace.committed(progress.claimed);
-        pace.began(progress.claimed, progress.taken);
+        pace.reached(progress.reached, progress.taken);
         if let Some((_, id, excused)) = suspect {
             let succeeded = progress.runs.iter().all(|r| r.1);
             if succeeded && !excused && pace.disturbed() {
