@@ -205,18 +205,20 @@ pub fn in_turn<T>(
         return take(&[]);
     }
     let (mut admitted, mut turns) = (Vec::new(), Vec::new());
+    let wanted = usize::try_from(n).unwrap_or(AT_ONCE).min(AT_ONCE);
     let (mut most, mut known) = (n.saturating_add(i64::try_from(AT_ONCE).unwrap_or(0)), 0);
     loop {
         let found = candidates(most)?;
         let grouped = |job: &'_ (i64, Option<String>)| job.1.clone().map(|group| (job.0, group));
         let news: Vec<(i64, String)> = found.iter().skip(known).filter_map(grouped).collect();
         let free = found.iter().filter(|job| job.1.is_none()).count();
-        for part in news.chunks(AT_ONCE) {
+        // The best ones first: a claim of one job need not look at 64 groups.
+        for part in news.chunks(wanted.clamp(4, AT_ONCE)) {
             let part: Vec<(i64, &str)> = part.iter().map(|(id, group)| (*id, group.as_str())).collect();
             let (ids, turn) = admit(queue, &part)?;
             admitted.extend(ids);
             turns.push(turn);
-            if admitted.len() >= AT_ONCE {
+            if admitted.len() >= wanted {
                 break;
             }
         }
